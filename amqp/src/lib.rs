@@ -1,0 +1,88 @@
+//! Messages between the services' parts: remote procedure calls and notifications, in the
+//! shape of oslo.messaging.
+//!
+//! **Promises.** [`Bus`] is the one trait; [`InProcess`] carries it inside one process. A cast
+//! never waits for its receiver: it is a doorbell, and one that finds no room is dropped with a
+//! log line. A call ends with an answer, the handler's error, or [`Error::Timeout`]. A
+//! notification never delays who sends it.
+//!
+//! **Relies on.** Nothing that matters is only in a message: whoever casts has committed its
+//! flow first, and the workers' sweep finds the flow when the doorbell was lost.
+//!
+//! **On a crash.** All messages are gone; nothing is lost with them.
+
+mod error;
+mod in_process;
+mod message;
+
+pub use error::{Error, RemoteFailure, Result};
+pub use in_process::InProcess;
+pub use message::{Message, Notification, Priority, RequestContext, Target};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+/// `rpc_response_timeout` of oslo.messaging: how long a call waits unless told otherwise.
+pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The way to the other services and to the listeners of notifications.
+///
+/// Topics and server names are those of Cinder (`cinder-volume`, `host@backend`, …).
+#[async_trait]
+pub trait Bus: Send + Sync + 'static {
+    /// Sends without an answer: to the named server, else to one of the topic's servers in turn.
+    ///
+    /// `Ok` means handed over, not handled; a message without a receiver is no error.
+    async fn cast(&self, target: &Target, message: Message) -> Result<()>;
+
+    /// Sends without an answer to every server of the topic.
+    async fn fanout(&self, topic: &str, message: Message) -> Result<()>;
+
+    /// Sends and waits for the answer.
+    ///
+    /// Errors: `Timeout`, `NoServer`, `Busy` (nothing was sent), `Remote` (the handler failed).
+    async fn call(&self, target: &Target, message: Message, timeout: Duration) -> Result<Value>;
+
+    /// Receives for the topic, for the topic's server `server`, and the topic's fanouts, until
+    /// the returned [`Serving`] is dropped.
+    async fn serve(&self, topic: &str, server: &str, handler: Arc<dyn Handler>) -> Result<Serving>;
+
+    /// Sends a notification to whoever listens. It never fails the caller: a notification that
+    /// cannot be delivered is logged.
+    async fn notify(&self, notification: Notification);
+}
+
+/// What a server does with what it receives. Messages may be handled at the same time and in
+/// any order.
+#[async_trait]
+pub trait Handler: Send + Sync + 'static {
+    /// The answer (`Value::Null` for a cast). An unknown method is
+    /// [`RemoteFailure::unknown_method`].
+    async fn handle(&self, message: Message) -> std::result::Result<Value, RemoteFailure>;
+}
+
+/// A running server of a topic. Dropping it stops receiving; what is being handled goes on.
+#[must_use = "dropping it stops receiving"]
+pub struct Serving {
+    stop: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+impl Serving {
+    /// A server that `stop` ends.
+    pub fn new(stop: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Serving {
+            stop: Some(Box::new(stop)),
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop();
+        }
+    }
+}

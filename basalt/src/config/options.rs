@@ -1,0 +1,157 @@
+//! Every option that Basalt reads: the one list behind parsing, checking and the warning about
+//! unknown options.
+//!
+//! Names, sections and defaults are Cinder's and Glance's. What Glance has in its `[DEFAULT]`
+//! stands in `[image_api]`, because one file configures both services here.
+
+/// What a value must look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    /// Never shown in a message.
+    Secret,
+    /// `true/false`, `yes/no`, `on/off`, `1/0`, in any case.
+    Boolean,
+    /// Both ends included.
+    Integer(i64, i64),
+    /// 0 to 65535; 0 takes a free one.
+    Port,
+    /// A number of at least 0.
+    Float,
+    /// Separated by commas, blanks around the items taken off.
+    List,
+    /// May be given several times; the values add up.
+    MultiText,
+    /// One of these.
+    Choice(&'static [&'static str]),
+}
+
+/// One option.
+#[derive(Debug, Clone, Copy)]
+pub struct OptionSpec {
+    pub section: &'static str,
+    pub name: &'static str,
+    pub kind: Kind,
+    /// As it would stand in a file; `""`: not set.
+    pub default: &'static str,
+    pub help: &'static str,
+}
+
+/// Stands for each section that `enabled_backends` names; `[backend_defaults]` holds what they
+/// share.
+pub const BACKEND: &str = "backend_defaults";
+
+const fn option(
+    section: &'static str,
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    help: &'static str,
+) -> OptionSpec {
+    OptionSpec {
+        section,
+        name,
+        kind,
+        default,
+        help,
+    }
+}
+
+use Kind::{Boolean, Choice, Float, Integer, List, MultiText, Port, Secret, Text};
+
+/// Cinder's "−1 means without limit".
+const LIMIT: Kind = Integer(-1, i64::MAX);
+const SECONDS: Kind = Integer(0, 31_536_000);
+
+/// Every option, by section.
+#[rustfmt::skip]
+pub const OPTIONS: &[OptionSpec] = &[
+    option("DEFAULT", "debug", Boolean, "false", "Log requests, flows and their tasks."),
+    option("DEFAULT", "host", Text, "basalt", "Name of this node in the hosts of services and volumes; keep it for as long as the data lives."),
+    option("DEFAULT", "transport_url", Secret, "", "The message bus. Only the bus inside the process is there: leave it out."),
+    option("DEFAULT", "auth_strategy", Choice(&["dev", "noauth", "keystone"]), "dev", "Who may do what: the built-in dev identity says it, or nobody is asked (noauth)."),
+    option("DEFAULT", "graceful_shutdown_timeout", SECONDS, "10", "Seconds that a stop waits for requests and flows; what still runs then is resumed by the next start."),
+    option("DEFAULT", "osapi_volume_listen", Text, "127.0.0.1", "Address of the volume API."),
+    option("DEFAULT", "osapi_volume_listen_port", Port, "8776", "Port of the volume API."),
+    option("DEFAULT", "public_endpoint", Text, "", "URL of the volume API for links and the catalogue; as the request says unless set."),
+    option("DEFAULT", "osapi_max_limit", Integer(1, 1_000_000), "1000", "Most items in one answer of a volume API list."),
+    option("DEFAULT", "storage_availability_zone", Text, "nova", "Availability zone of this node."),
+    option("DEFAULT", "default_availability_zone", Text, "", "Zone of new volumes; the node's unless set."),
+    option("DEFAULT", "allow_availability_zone_fallback", Boolean, "false", "Take the default zone where the asked one is unknown."),
+    option("DEFAULT", "cloned_volume_same_az", Boolean, "true", "A copy of a volume or snapshot stays in the zone of its source."),
+    option("DEFAULT", "default_volume_type", Text, "__DEFAULT__", "Type of volumes that ask for none."),
+    option("DEFAULT", "enabled_backends", List, "basalt", "Sections that each describe a backend."),
+    option("DEFAULT", "enable_force_upload", Boolean, "false", "Let a volume in use be uploaded to an image with force."),
+    option("DEFAULT", "glance_api_servers", List, "", "URL of the image API; the built-in one unless set."),
+    option("DEFAULT", "quota_volumes", LIMIT, "10", "Volumes of a project."),
+    option("DEFAULT", "quota_snapshots", LIMIT, "10", "Snapshots of a project."),
+    option("DEFAULT", "quota_gigabytes", LIMIT, "1000", "GiB of a project's volumes and snapshots."),
+    option("DEFAULT", "quota_backups", LIMIT, "10", "Backups of a project."),
+    option("DEFAULT", "quota_backup_gigabytes", LIMIT, "1000", "GiB of a project's backups."),
+    option("DEFAULT", "quota_groups", LIMIT, "10", "Groups of a project."),
+    option("DEFAULT", "per_volume_size_limit", LIMIT, "-1", "Most GiB of one volume."),
+    option("DEFAULT", "no_snapshot_gb_quota", Boolean, "false", "Snapshots do not count for gigabytes."),
+    option("DEFAULT", "service_down_time", Integer(1, 86_400), "60", "Seconds without a sign of life after which a service is down."),
+    option("DEFAULT", "backup_ceph_pool", Text, "backups", "Pool of the store that keeps backups."),
+    option("DEFAULT", "backup_ceph_max_snapshots", Integer(0, 1_000_000), "0", "Backup snapshots that a volume keeps; 0 keeps all."),
+    option("database", "connection", Secret, "", "sqlite:///path; DIR/basalt.sqlite unless set."),
+    option(BACKEND, "volume_driver", Text, "cinder.volume.drivers.rbd.RBDDriver", "Cinder's name of the driver: RBD only, which the embedded store stands in for."),
+    option(BACKEND, "volume_backend_name", Text, "", "What a type's volume_backend_name asks for; the section's name unless set."),
+    option(BACKEND, "rbd_pool", Text, "volumes", "Pool of the store that keeps volumes."),
+    option(BACKEND, "rbd_max_clone_depth", Integer(0, 64), "5", "Clones on top of each other before one is flattened; 0 copies."),
+    option(BACKEND, "rbd_flatten_volume_from_snapshot", Boolean, "false", "Flatten a volume as soon as it is made from a snapshot."),
+    option(BACKEND, "reserved_percentage", Integer(0, 100), "0", "Per cent of the capacity kept free."),
+    option(BACKEND, "max_over_subscription_ratio", Float, "20.0", "How many times the capacity may be promised."),
+    option("image_api", "bind_host", Text, "127.0.0.1", "Glance's [DEFAULT] bind_host: address of the image API."),
+    option("image_api", "bind_port", Port, "9292", "Glance's [DEFAULT] bind_port: port of the image API."),
+    option("image_api", "public_endpoint", Text, "", "URL of the image API for links and the catalogue; as the request says unless set."),
+    option("image_api", "image_size_cap", Integer(1, i64::MAX), "1099511627776", "Bytes of the biggest image."),
+    option("image_api", "image_property_quota", LIMIT, "128", "Properties of one image."),
+    option("image_api", "image_tag_quota", LIMIT, "128", "Tags of one image."),
+    option("image_api", "image_member_quota", LIMIT, "128", "Members of one image."),
+    option("image_api", "user_storage_quota", Text, "0", "Image data of a project: a number with B, KB, MB, GB or TB; 0 is any amount."),
+    option("image_api", "limit_param_default", Integer(1, 1_000_000), "25", "Items in a list that asks for no limit."),
+    option("image_api", "api_limit_max", Integer(1, 1_000_000), "1000", "Most items in one answer of an image API list."),
+    option("image_api", "show_image_direct_url", Boolean, "true", "Show where the image lies, as rbd://fsid/pool/image/snap. Glance's default is false."),
+    option("image_api", "show_multiple_locations", Boolean, "false", "Show all locations of an image."),
+    option("image_format", "container_formats", List, "ami,ari,aki,bare,ovf,ova,docker,compressed", "Container formats that images may have."),
+    option("image_format", "disk_formats", List, "ami,ari,aki,vhd,vhdx,vmdk,raw,qcow2,vdi,iso,ploop", "Disk formats that images may have."),
+    option("image_format", "require_image_format_match", Boolean, "true", "Refuse data that is not in the declared format."),
+    option("glance_store", "rbd_store_pool", Text, "images", "Pool of the store that keeps images."),
+    option("glance_store", "rbd_store_chunk_size", Integer(1, 64), "4", "MiB that an upload writes, and a download reads, at a time."),
+    option("dev_identity", "bind_host", Text, "127.0.0.1", "Address of the dev identity."),
+    option("dev_identity", "bind_port", Port, "5000", "Port of the dev identity."),
+    option("dev_identity", "region", Text, "RegionOne", "Region of the catalogue."),
+    option("dev_identity", "token_expiration", Integer(3600, 86_400), "43200", "Seconds that a token lives."),
+    option("dev_identity", "user", MultiText, "", "One more user, as name:password:project:role[,role]."),
+    option("nbd", "unix_socket", Text, "", "Path of the NBD socket; DIR/nbd.sock unless set."),
+    option("nbd", "tcp_listen", Text, "", "address:port that serves NBD as well. Nobody is asked for a password: keep it on loopback."),
+];
+
+/// The option of this name, where `[section]` is a backend of the configuration or a section of
+/// the table.
+pub fn find(section: &str, name: &str, is_backend: bool) -> Option<&'static OptionSpec> {
+    let section = if is_backend { BACKEND } else { section };
+    OPTIONS
+        .iter()
+        .find(|option| option.section == section && option.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn each_option_stands_once_and_says_what_it_does() {
+        let mut seen = HashSet::new();
+        for option in OPTIONS {
+            assert!(
+                seen.insert((option.section, option.name)),
+                "{} twice",
+                option.name
+            );
+            assert!(option.help.ends_with('.'), "{}", option.name);
+        }
+    }
+}

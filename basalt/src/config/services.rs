@@ -1,0 +1,262 @@
+//! From checked options to the options of the services: plain structs that know nothing of files.
+
+use std::sync::Arc;
+
+use storage::ImageStore;
+use volume_service::manager::{Backend, BackupTarget};
+
+use super::settings::required;
+use super::{Config, ConfigError};
+
+/// Drivers that the embedded store stands in for.
+const RBD_DRIVERS: [&str; 2] = ["cinder.volume.drivers.rbd.RBDDriver", "basalt"];
+
+/// The volume service, without its backends.
+pub fn volume_options(config: &Config) -> Result<volume_service::Options, ConfigError> {
+    let limit = |name: &str| config.integer::<i64>("DEFAULT", name);
+    Ok(volume_service::Options {
+        host: required(config, "DEFAULT", "host")?,
+        storage_availability_zone: required(config, "DEFAULT", "storage_availability_zone")?,
+        default_availability_zone: config.text("DEFAULT", "default_availability_zone")?,
+        allow_availability_zone_fallback: config
+            .boolean("DEFAULT", "allow_availability_zone_fallback")?,
+        cloned_volume_same_az: config.boolean("DEFAULT", "cloned_volume_same_az")?,
+        default_volume_type: required(config, "DEFAULT", "default_volume_type")?,
+        quota_volumes: limit("quota_volumes")?,
+        quota_snapshots: limit("quota_snapshots")?,
+        quota_gigabytes: limit("quota_gigabytes")?,
+        quota_backups: limit("quota_backups")?,
+        quota_backup_gigabytes: limit("quota_backup_gigabytes")?,
+        quota_groups: limit("quota_groups")?,
+        per_volume_size_limit: limit("per_volume_size_limit")?,
+        no_snapshot_gb_quota: config.boolean("DEFAULT", "no_snapshot_gb_quota")?,
+        service_down_time_s: config.integer("DEFAULT", "service_down_time")?,
+        osapi_max_limit: config.integer("DEFAULT", "osapi_max_limit")?,
+        public_endpoint: config.text("DEFAULT", "public_endpoint")?,
+        enable_force_upload: config.boolean("DEFAULT", "enable_force_upload")?,
+        backup_container: required(config, "DEFAULT", "backup_ceph_pool")?,
+    })
+}
+
+/// One entry for each name in `enabled_backends`, all on `store`.
+pub fn volume_backends(
+    config: &Config,
+    store: &Arc<dyn ImageStore>,
+) -> Result<Vec<Backend>, ConfigError> {
+    let names = config.list("DEFAULT", "enabled_backends")?;
+    if names.is_empty() {
+        return Err(ConfigError::option(
+            "DEFAULT",
+            "enabled_backends",
+            "names no backend",
+        ));
+    }
+    names
+        .iter()
+        .map(|name| volume_backend(config, name, store))
+        .collect()
+}
+
+fn volume_backend(
+    config: &Config,
+    name: &str,
+    store: &Arc<dyn ImageStore>,
+) -> Result<Backend, ConfigError> {
+    if name.contains(['@', '#', ':', '/']) || name.contains(char::is_whitespace) {
+        let reason = format!("{name:?} must not have a blank, @, #, : or /");
+        return Err(ConfigError::option("DEFAULT", "enabled_backends", reason));
+    }
+    let driver = required(config, name, "volume_driver")?;
+    if !RBD_DRIVERS.contains(&driver.as_str()) {
+        let reason = format!(
+            "{driver:?} is not supported, use {}",
+            RBD_DRIVERS.join(" or ")
+        );
+        return Err(ConfigError::option(name, "volume_driver", reason));
+    }
+    let shown_name = config.text(name, "volume_backend_name")?;
+    Ok(Backend {
+        name: name.to_owned(),
+        volume_backend_name: shown_name.unwrap_or_else(|| name.to_owned()),
+        store: Arc::clone(store),
+        pool: required(config, name, "rbd_pool")?,
+        max_clone_depth: config.integer(name, "rbd_max_clone_depth")?,
+        flatten_volume_from_snapshot: config.boolean(name, "rbd_flatten_volume_from_snapshot")?,
+        reserved_percentage: config.integer(name, "reserved_percentage")?,
+        max_over_subscription_ratio: config.float(name, "max_over_subscription_ratio")?,
+    })
+}
+
+/// Where backups go: a pool of the same store.
+pub fn backup_target(
+    config: &Config,
+    store: &Arc<dyn ImageStore>,
+) -> Result<BackupTarget, ConfigError> {
+    Ok(BackupTarget {
+        store: Arc::clone(store),
+        pool: required(config, "DEFAULT", "backup_ceph_pool")?,
+        max_snapshots: config.integer("DEFAULT", "backup_ceph_max_snapshots")?,
+    })
+}
+
+/// The image service.
+pub fn image_options(config: &Config) -> Result<image_service::Options, ConfigError> {
+    // Glance: a negative quota is none.
+    let quota = |name: &str| {
+        config
+            .integer::<i64>("image_api", name)
+            .map(|most| u64::try_from(most).ok())
+    };
+    Ok(image_service::Options {
+        public_endpoint: config.text("image_api", "public_endpoint")?,
+        host: required(config, "DEFAULT", "host")?,
+        image_size_cap: config.integer("image_api", "image_size_cap")?,
+        image_property_quota: quota("image_property_quota")?,
+        image_tag_quota: quota("image_tag_quota")?,
+        image_member_quota: quota("image_member_quota")?,
+        user_storage_quota: storage_quota(config)?,
+        limit_param_default: config.integer("image_api", "limit_param_default")?,
+        api_limit_max: config.integer("image_api", "api_limit_max")?,
+        show_image_direct_url: config.boolean("image_api", "show_image_direct_url")?,
+        show_multiple_locations: config.boolean("image_api", "show_multiple_locations")?,
+        require_image_format_match: config.boolean("image_format", "require_image_format_match")?,
+        container_formats: config.list("image_format", "container_formats")?,
+        disk_formats: config.list("image_format", "disk_formats")?,
+        rbd_store_pool: required(config, "glance_store", "rbd_store_pool")?,
+        rbd_store_chunk_size: config
+            .integer::<usize>("glance_store", "rbd_store_chunk_size")?
+            .saturating_mul(1 << 20),
+        ..image_service::Options::default()
+    })
+}
+
+/// Glance's notation: a number, and B, KB, MB, GB or TB (powers of 1024).
+fn storage_quota(config: &Config) -> Result<u64, ConfigError> {
+    let text = required(config, "image_api", "user_storage_quota")?;
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor = match text.get(digits.len()..).unwrap_or_default().trim() {
+        "" | "B" => 1,
+        "KB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        "TB" => 1 << 40,
+        _ => 0,
+    };
+    let number = digits.parse::<u64>().ok().filter(|_| factor > 0);
+    number
+        .and_then(|number| number.checked_mul(factor))
+        .ok_or_else(|| {
+            let reason = format!("{text:?} is not a number with B, KB, MB, GB or TB");
+            ConfigError::option("image_api", "user_storage_quota", reason)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pairs: &[(&str, &str)]) -> Config {
+        let pairs = pairs
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        Config::load(&[], pairs).unwrap()
+    }
+
+    fn store() -> Arc<dyn ImageStore> {
+        Arc::new(storage::memory::MemoryStore::new())
+    }
+
+    /// Cinder's and Glance's defaults stand in the table here and in the services: they must agree.
+    #[test]
+    fn nothing_configured_is_what_the_services_call_default() {
+        let host = "basalt".to_owned();
+        let expected = volume_service::Options {
+            host,
+            ..Default::default()
+        };
+        let options = volume_options(&config(&[])).unwrap();
+        assert_eq!(format!("{options:?}"), format!("{expected:?}"));
+
+        let expected = image_service::Options {
+            host: "basalt".to_owned(),
+            // So that volumes become clones of images without further configuration.
+            show_image_direct_url: true,
+            ..Default::default()
+        };
+        let options = image_options(&config(&[])).unwrap();
+        assert_eq!(format!("{options:?}"), format!("{expected:?}"));
+
+        let backends = volume_backends(&config(&[]), &store()).unwrap();
+        let expected = Backend::new("basalt", store(), "volumes");
+        assert_eq!(backends.len(), 1);
+        assert_eq!(backends[0].name, expected.name);
+        assert_eq!(backends[0].max_clone_depth, expected.max_clone_depth);
+        assert_eq!(
+            backends[0].volume_backend_name,
+            expected.volume_backend_name
+        );
+    }
+
+    #[test]
+    fn backends_have_sections_of_their_own() {
+        let config = config(&[
+            ("OS_DEFAULT__ENABLED_BACKENDS", "fast,slow"),
+            ("OS_FAST__RBD_POOL", "nvme"),
+            ("OS_SLOW__VOLUME_BACKEND_NAME", "tape"),
+            ("OS_BACKEND_DEFAULTS__RBD_MAX_CLONE_DEPTH", "3"),
+        ]);
+        let backends = volume_backends(&config, &store()).unwrap();
+        let shown: Vec<_> = backends
+            .iter()
+            .map(|one| {
+                (
+                    one.name.as_str(),
+                    one.pool.as_str(),
+                    one.volume_backend_name.as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [("fast", "nvme", "fast"), ("slow", "volumes", "tape")]
+        );
+        assert!(backends.iter().all(|one| one.max_clone_depth == 3));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for (name, text, option) in [
+            (
+                "OS_BACKEND_DEFAULTS__VOLUME_DRIVER",
+                "cinder.volume.drivers.lvm.LVMVolumeDriver",
+                "[basalt] volume_driver",
+            ),
+            (
+                "OS_DEFAULT__ENABLED_BACKENDS",
+                "",
+                "[DEFAULT] enabled_backends",
+            ),
+            (
+                "OS_DEFAULT__ENABLED_BACKENDS",
+                "a b",
+                "[DEFAULT] enabled_backends",
+            ),
+        ] {
+            let error = volume_backends(&config(&[(name, text)]), &store())
+                .err()
+                .unwrap();
+            assert!(error.to_string().contains(option), "{error}");
+        }
+        for (text, bytes) in [
+            ("0", Some(0)),
+            ("5 GB", Some(5 << 30)),
+            ("12B", Some(12)),
+            ("5XB", None),
+            ("GB", None),
+            ("99999999999TB", None),
+        ] {
+            let quota = storage_quota(&config(&[("OS_IMAGE_API__USER_STORAGE_QUOTA", text)]));
+            assert_eq!(quota.ok(), bytes, "{text}");
+        }
+    }
+}

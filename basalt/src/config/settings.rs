@@ -1,0 +1,263 @@
+//! From checked options to what the binary itself needs: where to listen, how to log, when to
+//! give up waiting. What the services need is in [`super::services`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Config, ConfigError};
+
+/// Who answers the question who may do what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthStrategy {
+    /// The built-in identity service.
+    Dev,
+    /// Nobody is asked: the token itself says who calls, as Cinder's `noauth`.
+    NoAuth,
+}
+
+/// An address to listen on, and the option that gave its port (for messages).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    pub address: SocketAddr,
+    pub option: String,
+}
+
+/// One more user of the dev identity.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DevUser {
+    pub name: String,
+    pub password: String,
+    pub project: String,
+    pub roles: Vec<String>,
+}
+
+/// What the binary itself needs.
+#[derive(Clone)]
+pub struct Settings {
+    pub debug: bool,
+    pub host: String,
+    pub auth: AuthStrategy,
+    /// How long a stop waits for what runs.
+    pub grace: Duration,
+    pub volume: Listen,
+    /// What clients are told instead of the address; the same for `image_endpoint`.
+    pub volume_endpoint: Option<String>,
+    pub image: Listen,
+    pub image_endpoint: Option<String>,
+    pub identity: Listen,
+    pub region: String,
+    pub token_lifetime_s: u32,
+    pub users: Vec<DevUser>,
+    /// Of an image service elsewhere.
+    pub image_service_url: Option<String>,
+    /// `None`: `DIR/basalt.sqlite`.
+    pub database_url: Option<String>,
+    /// `None`: `DIR/nbd.sock`.
+    pub nbd_socket: Option<PathBuf>,
+    pub nbd_tcp: Option<Listen>,
+}
+
+impl Settings {
+    pub fn of(config: &Config) -> Result<Self, ConfigError> {
+        check_transport(config)?;
+        Ok(Settings {
+            debug: config.boolean("DEFAULT", "debug")?,
+            host: host(config)?,
+            auth: auth_strategy(config)?,
+            grace: Duration::from_secs(config.integer("DEFAULT", "graceful_shutdown_timeout")?),
+            volume: listen(
+                config,
+                "DEFAULT",
+                "osapi_volume_listen",
+                "osapi_volume_listen_port",
+            )?,
+            volume_endpoint: config.text("DEFAULT", "public_endpoint")?,
+            image_endpoint: config.text("image_api", "public_endpoint")?,
+            image: listen(config, "image_api", "bind_host", "bind_port")?,
+            identity: listen(config, "dev_identity", "bind_host", "bind_port")?,
+            region: required(config, "dev_identity", "region")?,
+            token_lifetime_s: config.integer("dev_identity", "token_expiration")?,
+            users: users(config)?,
+            image_service_url: config
+                .list("DEFAULT", "glance_api_servers")?
+                .into_iter()
+                .next(),
+            database_url: config.text("database", "connection")?,
+            nbd_socket: config.text("nbd", "unix_socket")?.map(PathBuf::from),
+            nbd_tcp: nbd_tcp(config)?,
+        })
+    }
+}
+
+/// A text option that must not be empty.
+pub(super) fn required(config: &Config, section: &str, name: &str) -> Result<String, ConfigError> {
+    config
+        .text(section, name)?
+        .ok_or_else(|| ConfigError::option(section, name, "must not be empty"))
+}
+
+/// The node's name becomes part of `host@backend#pool`.
+fn host(config: &Config) -> Result<String, ConfigError> {
+    let host = required(config, "DEFAULT", "host")?;
+    if host.len() > 128 || host.contains(['@', '#', '/']) || host.contains(char::is_whitespace) {
+        let reason = "must have at most 128 characters, none of them a blank, @, # or /";
+        return Err(ConfigError::option("DEFAULT", "host", reason));
+    }
+    Ok(host)
+}
+
+/// Only the bus inside the process is there.
+fn check_transport(config: &Config) -> Result<(), ConfigError> {
+    match config.text("DEFAULT", "transport_url")? {
+        Some(url) if !url.starts_with("fake:") => {
+            let scheme = url.split(':').next().unwrap_or_default();
+            let reason = format!("the message bus {scheme} is not supported, leave the option out");
+            Err(ConfigError::option("DEFAULT", "transport_url", reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn auth_strategy(config: &Config) -> Result<AuthStrategy, ConfigError> {
+    match config.text("DEFAULT", "auth_strategy")?.as_deref() {
+        Some("noauth") => Ok(AuthStrategy::NoAuth),
+        Some("keystone") => {
+            let reason = "keystone is not supported yet, use dev or noauth";
+            Err(ConfigError::option("DEFAULT", "auth_strategy", reason))
+        }
+        _ => Ok(AuthStrategy::Dev),
+    }
+}
+
+fn listen(config: &Config, section: &str, host: &str, port: &str) -> Result<Listen, ConfigError> {
+    let text = required(config, section, host)?;
+    let address: IpAddr = match text.trim_matches(['[', ']']) {
+        "localhost" => IpAddr::from([127, 0, 0, 1]),
+        text => text.parse().map_err(|_| {
+            ConfigError::option(section, host, format!("{text:?} is not an IP address"))
+        })?,
+    };
+    Ok(Listen {
+        address: SocketAddr::new(address, config.integer(section, port)?),
+        option: format!("[{section}] {port}"),
+    })
+}
+
+fn nbd_tcp(config: &Config) -> Result<Option<Listen>, ConfigError> {
+    let Some(text) = config.text("nbd", "tcp_listen")? else {
+        return Ok(None);
+    };
+    let address = text.parse().map_err(|_| {
+        ConfigError::option("nbd", "tcp_listen", format!("{text:?} is not address:port"))
+    })?;
+    Ok(Some(Listen {
+        address,
+        option: "[nbd] tcp_listen".to_owned(),
+    }))
+}
+
+fn users(config: &Config) -> Result<Vec<DevUser>, ConfigError> {
+    let texts = config.list("dev_identity", "user")?;
+    let user = |text: &String| {
+        dev_user(text).ok_or_else(|| {
+            ConfigError::option(
+                "dev_identity",
+                "user",
+                "must be name:password:project:role[,role]",
+            )
+        })
+    };
+    texts.iter().map(user).collect()
+}
+
+/// The password may hold colons: the outer parts are split off first.
+fn dev_user(text: &str) -> Option<DevUser> {
+    let (name, rest) = text.trim().split_once(':')?;
+    let (rest, roles) = rest.rsplit_once(':')?;
+    let (password, project) = rest.rsplit_once(':')?;
+    let roles: Vec<_> = roles
+        .split(',')
+        .map(str::trim)
+        .filter(|role| !role.is_empty())
+        .map(str::to_owned)
+        .collect();
+    if name.is_empty() || password.is_empty() || project.is_empty() || roles.is_empty() {
+        return None;
+    }
+    let (name, password, project) = (name.to_owned(), password.to_owned(), project.to_owned());
+    Some(DevUser {
+        name,
+        password,
+        project,
+        roles,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> Result<Settings, String> {
+        let environment = pairs
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        let config = Config::load(&[], environment).map_err(|error| error.to_string())?;
+        Settings::of(&config).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn nothing_configured_listens_on_loopback() {
+        let settings = settings(&[]).unwrap();
+        assert_eq!(settings.volume.address.to_string(), "127.0.0.1:8776");
+        assert_eq!(settings.image.address.to_string(), "127.0.0.1:9292");
+        assert_eq!(settings.identity.address.to_string(), "127.0.0.1:5000");
+        assert_eq!(settings.auth, AuthStrategy::Dev);
+        assert!(settings.nbd_tcp.is_none() && settings.users.is_empty());
+    }
+
+    #[test]
+    fn what_does_not_fit_names_its_option() {
+        for (name, text, message) in [
+            (
+                "OS_DEFAULT__OSAPI_VOLUME_LISTEN",
+                "nowhere",
+                "option [DEFAULT] osapi_volume_listen: \"nowhere\" is not an IP address",
+            ),
+            (
+                "OS_DEFAULT__HOST",
+                "a@b",
+                "option [DEFAULT] host: must have at most 128 characters, none of them a blank, @, # or /",
+            ),
+            (
+                "OS_DEFAULT__AUTH_STRATEGY",
+                "keystone",
+                "option [DEFAULT] auth_strategy: keystone is not supported yet, use dev or noauth",
+            ),
+            (
+                "OS_DEFAULT__TRANSPORT_URL",
+                "rabbit://u:secret@h/",
+                "option [DEFAULT] transport_url: the message bus rabbit is not supported, leave the option out",
+            ),
+            (
+                "OS_DEV_IDENTITY__USER",
+                "name:secret",
+                "option [dev_identity] user: must be name:password:project:role[,role]",
+            ),
+            (
+                "OS_NBD__TCP_LISTEN",
+                "10809",
+                "option [nbd] tcp_listen: \"10809\" is not address:port",
+            ),
+        ] {
+            assert_eq!(settings(&[(name, text)]).err().as_deref(), Some(message));
+        }
+    }
+
+    #[test]
+    fn a_user_may_have_colons_in_the_password() {
+        let user = dev_user("ann:a:b:demo:member, reader").unwrap();
+        assert_eq!((user.name.as_str(), user.password.as_str()), ("ann", "a:b"));
+        assert_eq!((user.project.as_str(), user.roles.len()), ("demo", 2));
+    }
+}

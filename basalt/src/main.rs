@@ -1,0 +1,235 @@
+//! The one binary: `basalt serve` and the operator's commands.
+//!
+//! Exit status: 0 done, 1 an error (one line on stderr), 2 wrong usage.
+
+mod clouds_yaml;
+mod commands;
+mod config;
+mod data_dir;
+mod error;
+mod logging;
+mod secrets;
+mod serve;
+mod signals;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use uuid::Uuid;
+
+use config::{Config, Settings};
+use error::{Error, Result};
+
+/// Threads of the runtime: enough for requests and NBD, bounded on big machines.
+const MOST_WORKER_THREADS: usize = 8;
+/// Threads for blocking calls (files, hashing); each costs memory, so they are capped.
+const MOST_BLOCKING_THREADS: usize = 32;
+
+/// Block storage and images with the APIs of OpenStack's Cinder and Glance. Without a command
+/// it serves.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Where data and configuration are.
+#[derive(Args)]
+struct Place {
+    /// Folder of the database, the store and the secrets; made at the first start.
+    #[arg(long, global = true, value_name = "DIR", default_value = "basalt-data")]
+    data_dir: PathBuf,
+    /// An oslo.config INI file; may be given several times, later ones win.
+    #[arg(long = "config-file", global = true, value_name = "FILE")]
+    config_files: Vec<PathBuf>,
+    /// Log one JSON object a line.
+    #[arg(long, global = true)]
+    log_json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the APIs (the default).
+    Serve {
+        /// Run this role; may be given several times. Without it, all of them.
+        #[arg(long = "role", value_name = "ROLE", value_enum)]
+        roles: Vec<serve::Role>,
+    },
+    /// List flows: those that have not ended, or all.
+    Flows {
+        /// Ended ones as well, newest first.
+        #[arg(long)]
+        all: bool,
+        /// Only those of this volume, snapshot, backup or image.
+        #[arg(long, value_name = "ID")]
+        resource: Option<String>,
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+        /// Print a JSON array.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at one flow, or decide about one that is parked.
+    #[command(subcommand)]
+    Flow(FlowCommand),
+    /// Look at the embedded store, while no server uses it.
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Look at the database.
+    #[command(subcommand)]
+    Db(DbCommand),
+    /// Print every option with its default, as a configuration file.
+    Options,
+}
+
+#[derive(Subcommand)]
+enum FlowCommand {
+    /// Everything about a flow.
+    Show {
+        id: Uuid,
+        /// Print a JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a parked flow go on from where it stopped.
+    Resume { id: Uuid },
+    /// Give a parked flow up: it ends, and what it left half-made stays.
+    Abandon { id: Uuid },
+}
+
+#[derive(Subcommand)]
+enum StoreCommand {
+    /// Read everything and compare it with its checksums.
+    Check,
+    /// What each image uses.
+    Du {
+        /// Print a JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum DbCommand {
+    /// Where the database is, its schema and what it holds.
+    Status,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("basalt: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    if matches!(cli.command, Some(Command::Options)) {
+        return commands::options::print();
+    }
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let config = Config::load(&cli.place.config_files, environment)?;
+    let settings = Settings::of(&config)?;
+    logging::start(settings.debug, cli.place.log_json);
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let runtime = runtime()?;
+    let data_dir = cli.place.data_dir;
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            None => serve::serve(&data_dir, config, settings, &[]).await,
+            Some(Command::Serve { roles }) => {
+                serve::serve(&data_dir, config, settings, &roles).await
+            }
+            Some(command) => operate(command, &data_dir, &settings).await,
+        }
+    });
+    // Blocking calls that are stuck must not keep the process from ending.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    outcome
+}
+
+/// Runs an operator's command.
+async fn operate(command: Command, data_dir: &std::path::Path, settings: &Settings) -> Result<()> {
+    use commands::{db, flows, open_database, store};
+    match command {
+        Command::Serve { .. } | Command::Options => Ok(()),
+        Command::Flows {
+            all,
+            resource,
+            limit,
+            json,
+        } => {
+            let database = open_database(data_dir, settings).await?;
+            flows::list(&database, !all, resource, limit, json).await
+        }
+        Command::Flow(command) => {
+            let database = open_database(data_dir, settings).await?;
+            match command {
+                FlowCommand::Show { id, json } => flows::show(&database, id, json).await,
+                FlowCommand::Resume { id } => flows::resume(&database, id).await,
+                FlowCommand::Abandon { id } => flows::abandon(&database, id).await,
+            }
+        }
+        Command::Store(StoreCommand::Check) => store::check(data_dir).await,
+        Command::Store(StoreCommand::Du { json }) => store::du(data_dir, json).await,
+        Command::Db(DbCommand::Status) => {
+            let database = open_database(data_dir, settings).await?;
+            db::status(&database, data_dir, settings).await
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.clamp(2, MOST_WORKER_THREADS))
+        .max_blocking_threads(MOST_BLOCKING_THREADS)
+        .thread_name("basalt")
+        .enable_all()
+        .build()?;
+    Ok(runtime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+        let cli = Cli::try_parse_from([
+            "basalt",
+            "serve",
+            "--data-dir",
+            "d",
+            "--config-file",
+            "a",
+            "--config-file",
+            "b",
+        ])
+        .unwrap();
+        assert_eq!(cli.place.config_files.len(), 2);
+        assert!(
+            Cli::try_parse_from(["basalt", "--data-dir", "d"])
+                .unwrap()
+                .command
+                .is_none()
+        );
+        assert!(Cli::try_parse_from(["basalt", "serve", "--role", "nonsense"]).is_err());
+    }
+}

@@ -1,0 +1,352 @@
+//! `basalt serve`: every role in one process, from the data folder to the listeners, and back.
+//!
+//! The start makes sure of everything that can fail before it says that it is ready. A stop ends
+//! in the order of need: first what takes new work, then the volume flows, which may need the
+//! image API, then the image API and its flows, then the store and the database. What does not
+//! end within the grace period is dropped, and the next start resumes it.
+
+mod bells;
+mod image;
+mod listen;
+mod ready_text;
+mod volume;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use database::Database;
+use rest::Secret;
+use rest::identity::dev::{self, DevIdentity, DevOptions, DevUser, Endpoints};
+use rest::identity::{Identity, NoAuth, TokenSource};
+use rest::server::ServerOptions;
+use storage::ImageStore;
+use storage::embedded::{EmbeddedOptions, EmbeddedStore};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clouds_yaml::{self, Cloud};
+use crate::config::settings::AuthStrategy;
+use crate::config::{Config, Settings};
+use crate::data_dir::{DataDir, replace_file};
+use crate::error::{Error, Result};
+use crate::secrets::Secrets;
+use crate::signals;
+use listen::{Bound, Sockets};
+
+/// What a process does. An embedded store belongs to one process, so the volume roles go
+/// together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    VolumeApi,
+    VolumeScheduler,
+    VolumeManager,
+    VolumeBackup,
+    ImageApi,
+}
+
+/// The roles of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Roles {
+    volume: bool,
+    image: bool,
+}
+
+impl Roles {
+    /// No role named: all of them.
+    fn of(named: &[Role]) -> Result<Self> {
+        const VOLUME: [Role; 4] = [
+            Role::VolumeApi,
+            Role::VolumeScheduler,
+            Role::VolumeManager,
+            Role::VolumeBackup,
+        ];
+        if named.is_empty() {
+            return Ok(Roles {
+                volume: true,
+                image: true,
+            });
+        }
+        let volume = VOLUME.iter().filter(|role| named.contains(role)).count();
+        if volume != 0 && volume != VOLUME.len() {
+            return Err(Error::Usage(
+                "the roles volume-api, volume-scheduler, volume-manager and volume-backup run in \
+                 one process: the embedded store and the bus inside the process cannot be shared"
+                    .to_owned(),
+            ));
+        }
+        Ok(Roles {
+            volume: volume > 0,
+            image: named.contains(&Role::ImageApi),
+        })
+    }
+}
+
+/// Everything that the parts of the process share.
+struct Node {
+    config: Config,
+    settings: Settings,
+    database: Database,
+    store: Arc<dyn ImageStore>,
+    identity: Arc<dyn Identity>,
+    tokens: Arc<dyn TokenSource>,
+}
+
+/// Serves until a signal; `Ok` when everything was ended or handed over.
+pub async fn serve(
+    data_dir: &Path,
+    config: Config,
+    settings: Settings,
+    roles: &[Role],
+) -> Result<()> {
+    let roles = Roles::of(roles)?;
+    let stop = signals::watch()?;
+    let data_dir = DataDir::open(data_dir)?;
+    let secrets = Secrets::load_or_make(&data_dir.join("secrets.json"))?;
+    let sockets = listen::bind(&settings, &data_dir, roles).await?;
+    let (database, store) =
+        tokio::try_join!(open_database(&settings, &data_dir), open_store(&data_dir))?;
+    let (identity, tokens, dev) = identities(&settings, &secrets, &sockets)?;
+    write_clouds_yaml(&settings, &data_dir, &secrets, &sockets)?;
+    let node = Node {
+        config,
+        settings,
+        database,
+        store,
+        identity,
+        tokens,
+    };
+
+    let outcome = run(&node, sockets, dev, &data_dir, &stop).await;
+    let closed = node.store.close().await;
+    node.database.close().await;
+    outcome?;
+    closed?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Starts the parts, says so, waits for the signal, and ends them.
+async fn run(
+    node: &Node,
+    sockets: Sockets,
+    dev: Option<Arc<DevIdentity>>,
+    data_dir: &DataDir,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let text = ready_text::ready_text(&node.settings, &sockets, data_dir.path());
+    let grace = node.settings.grace;
+    let stop_images = CancellationToken::new();
+    let mut serving = Vec::new();
+    if let (Some(bound), Some(dev)) = (sockets.identity, dev) {
+        serving.push(serve_http(bound, dev::router(dev), grace, stop));
+    }
+    let images = match sockets.image {
+        Some(bound) => Some(image::start(node, bound, &stop_images).await?),
+        None => None,
+    };
+    let volumes = match sockets.volume {
+        Some(bound) => Some(volume::start(node, bound, sockets.image_url.as_deref(), stop).await?),
+        None => None,
+    };
+    for listener in sockets.nbd {
+        let options = storage::nbd::Options::default();
+        let store = Arc::clone(&node.store);
+        serving.push(tokio::spawn(storage::nbd::serve(
+            listener,
+            store,
+            options,
+            stop.clone().cancelled_owned(),
+        )));
+    }
+    print_ready(&text);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), data_dir = %data_dir.path().display(), "ready");
+
+    stop.cancelled().await;
+    if let Some(volumes) = volumes {
+        volumes.end().await;
+    }
+    stop_images.cancel();
+    if let Some(images) = images {
+        images.end().await;
+    }
+    end(serving).await;
+    Ok(())
+}
+
+/// A half of the grace period for requests, the other for flows.
+fn half(grace: Duration) -> Duration {
+    grace / 2
+}
+
+/// Serves an API until `stop`, then lets requests in flight end.
+fn serve_http(
+    bound: Bound,
+    router: Router,
+    grace: Duration,
+    stop: &CancellationToken,
+) -> JoinHandle<()> {
+    let options = ServerOptions {
+        drain_timeout: half(grace),
+        ..ServerOptions::default()
+    };
+    let stop = stop.clone().cancelled_owned();
+    tokio::spawn(async move {
+        let address = bound.url.clone();
+        if !rest::server::serve(bound.listener, router, options, stop).await {
+            tracing::warn!(address, "requests were cut: they did not end in time");
+        }
+    })
+}
+
+/// Waits for tasks that were told to end. One that panicked has been logged by the panic itself.
+async fn end(tasks: Vec<JoinHandle<()>>) {
+    for task in tasks {
+        if task.await.is_err() {
+            tracing::error!("a part of the server ended by a panic");
+        }
+    }
+}
+
+async fn open_database(settings: &Settings, data_dir: &DataDir) -> Result<Database> {
+    let own = || format!("sqlite://{}", data_dir.join("basalt.sqlite").display());
+    let url = settings.database_url.clone().unwrap_or_else(own);
+    let database = Database::open(&url).await?;
+    database::migrate::run(&database).await?;
+    Ok(database)
+}
+
+async fn open_store(data_dir: &DataDir) -> Result<Arc<dyn ImageStore>> {
+    let folder = data_dir.join("store");
+    let open = move || EmbeddedStore::open(&folder, EmbeddedOptions::default());
+    let opened = tokio::task::spawn_blocking(open).await;
+    Ok(opened.map_err(|error| Error::Start(error.to_string()))??)
+}
+
+type Identities = (
+    Arc<dyn Identity>,
+    Arc<dyn TokenSource>,
+    Option<Arc<DevIdentity>>,
+);
+
+/// Who checks tokens, who makes the services' own, and the identity service if it is ours.
+fn identities(settings: &Settings, secrets: &Secrets, sockets: &Sockets) -> Result<Identities> {
+    if settings.auth == AuthStrategy::NoAuth {
+        return Ok((Arc::new(NoAuth), Arc::new(NoAuth), None));
+    }
+    let endpoints = Endpoints {
+        identity: sockets.identity_url.clone().unwrap_or_default(),
+        volume: sockets.volume_url.clone().unwrap_or_default(),
+        image: sockets.image_url.clone().unwrap_or_default(),
+    };
+    let secret = |text: &str| Secret::new(text);
+    let mut options = DevOptions::new(
+        secrets.signing_key()?,
+        secret(&secrets.admin_password),
+        Some(secret(&secrets.demo_password)),
+        &endpoints,
+    );
+    options.region = settings.region.clone();
+    options.token_lifetime_s = settings.token_lifetime_s;
+    // A service that does not run here is not in the catalogue.
+    options
+        .catalog
+        .retain(|service| service.url.starts_with("http"));
+    options.users.extend(settings.users.iter().map(|user| {
+        let roles: Vec<_> = user.roles.iter().map(String::as_str).collect();
+        DevUser::new(
+            &user.name,
+            Some(secret(&user.password)),
+            &user.project,
+            &roles,
+        )
+    }));
+    let identity = DevIdentity::new(options)
+        .map_err(|error| Error::Start(format!("section [dev_identity]: {error}")))?;
+    let identity = Arc::new(identity);
+    Ok((
+        Arc::clone(&identity) as _,
+        Arc::clone(&identity) as _,
+        Some(identity),
+    ))
+}
+
+fn write_clouds_yaml(
+    settings: &Settings,
+    data_dir: &DataDir,
+    secrets: &Secrets,
+    sockets: &Sockets,
+) -> Result<()> {
+    let text = match &sockets.identity_url {
+        Some(url) => {
+            let cloud = |name, username, password| Cloud {
+                name,
+                username,
+                password,
+                project: username,
+            };
+            let clouds = [
+                cloud("basalt", "admin", secrets.admin_password.as_str()),
+                cloud("basalt-demo", "demo", secrets.demo_password.as_str()),
+            ];
+            clouds_yaml::with_identity(&format!("{url}/v3"), &settings.region, &clouds)
+        }
+        None => clouds_yaml::without_identity(
+            sockets.volume_url.as_deref().unwrap_or_default(),
+            sockets.image_url.as_deref().unwrap_or_default(),
+            &settings.region,
+        ),
+    };
+    let path = data_dir.join("clouds.yaml");
+    replace_file(&path, text.as_bytes()).map_err(|error| Error::Write {
+        path,
+        reason: error.to_string(),
+    })
+}
+
+/// A start must not fail because nobody reads what it says.
+fn print_ready(text: &str) {
+    use std::io::Write;
+    let mut output = std::io::stdout().lock();
+    let _ = output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volume_roles_go_together() {
+        assert_eq!(
+            Roles::of(&[]).unwrap(),
+            Roles {
+                volume: true,
+                image: true
+            }
+        );
+        assert_eq!(
+            Roles::of(&[Role::ImageApi]).unwrap(),
+            Roles {
+                volume: false,
+                image: true
+            }
+        );
+        assert!(Roles::of(&[Role::VolumeApi, Role::ImageApi]).is_err());
+        let all = [
+            Role::VolumeApi,
+            Role::VolumeScheduler,
+            Role::VolumeManager,
+            Role::VolumeBackup,
+        ];
+        assert_eq!(
+            Roles::of(&all).unwrap(),
+            Roles {
+                volume: true,
+                image: false
+            }
+        );
+    }
+}

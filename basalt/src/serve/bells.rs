@@ -1,0 +1,138 @@
+//! Doorbells over the bus: who inserted a flow tells the scheduler or the manager at once.
+//!
+//! A ring that gets lost costs time only, for everybody also sweeps.
+
+use std::sync::Arc;
+
+use amqp::{Bus, Handler, Message, RemoteFailure, Serving, Target};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use taskflow::Doorbell;
+use tokio::sync::Notify;
+use volume_service::SCHEDULER_QUEUE;
+use volume_service::manager::Manager;
+
+use crate::error::{Error, Result};
+
+/// Cinder's topics.
+const SCHEDULER_TOPIC: &str = "cinder-scheduler";
+const VOLUME_TOPIC: &str = "cinder-volume";
+const BACKUP_TOPIC: &str = "cinder-backup";
+/// The one method: there is work in a queue.
+const WAKE: &str = "wake";
+
+/// Rings over the bus.
+pub struct BusDoorbell {
+    bus: Arc<dyn Bus>,
+}
+
+impl BusDoorbell {
+    pub fn new(bus: Arc<dyn Bus>) -> Self {
+        BusDoorbell { bus }
+    }
+}
+
+impl volume_service::Doorbell for BusDoorbell {
+    fn ring(&self, queue: &str) {
+        let Some(target) = target(queue) else {
+            tracing::error!(queue, "no topic for this queue");
+            return;
+        };
+        let message = Message::new(WAKE, json!({"queue": queue}));
+        let bus = Arc::clone(&self.bus);
+        tokio::spawn(async move {
+            if let Err(error) = bus.cast(&target, message).await {
+                tracing::debug!(%target, %error, "doorbell lost");
+            }
+        });
+    }
+}
+
+/// Who serves a queue: `scheduler`, `volume:host@backend#pool` or `backup:host`.
+fn target(queue: &str) -> Option<Target> {
+    if queue == SCHEDULER_QUEUE {
+        return Some(Target::topic(SCHEDULER_TOPIC));
+    }
+    match queue.split_once(':')? {
+        ("volume", pool) => {
+            let service = pool.split_once('#').map_or(pool, |(service, _)| service);
+            Some(Target::topic(format!("{VOLUME_TOPIC}.{service}")))
+        }
+        ("backup", host) => Some(Target::server(BACKUP_TOPIC, host)),
+        _ => None,
+    }
+}
+
+/// Answers the rings for this host's scheduler and manager until the answer is dropped.
+pub async fn listen(
+    bus: &dyn Bus,
+    manager: &Manager,
+    host: &str,
+    scheduler: Arc<Notify>,
+    worker: Doorbell,
+) -> Result<Vec<Serving>> {
+    let wake_scheduler = Arc::new(Waker(move || scheduler.notify_one()));
+    let wake_worker = Arc::new(Waker(move || worker.wake()));
+    let mut topics = vec![BACKUP_TOPIC.to_owned()];
+    topics.extend(
+        manager
+            .backends
+            .keys()
+            .map(|backend| format!("{VOLUME_TOPIC}.{host}@{backend}")),
+    );
+    let failed = |error: amqp::Error| Error::Start(format!("message bus: {error}"));
+    let mut serving = vec![
+        bus.serve(SCHEDULER_TOPIC, host, wake_scheduler)
+            .await
+            .map_err(failed)?,
+    ];
+    for topic in topics {
+        serving.push(
+            bus.serve(&topic, host, wake_worker.clone())
+                .await
+                .map_err(failed)?,
+        );
+    }
+    Ok(serving)
+}
+
+struct Waker<W>(W);
+
+#[async_trait]
+impl<W: Fn() + Send + Sync + 'static> Handler for Waker<W> {
+    async fn handle(&self, message: Message) -> Result<Value, RemoteFailure> {
+        if message.method != WAKE {
+            return Err(RemoteFailure::unknown_method(&message.method));
+        }
+        (self.0)();
+        Ok(Value::Null)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_queue_has_its_topic() {
+        for (queue, topic) in [
+            ("scheduler", "cinder-scheduler"),
+            ("volume:h@b#p", "cinder-volume.h@b"),
+            ("backup:h", "cinder-backup.h"),
+        ] {
+            assert_eq!(target(queue).unwrap().to_string(), topic);
+        }
+        assert!(target("nonsense").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_ring_wakes_who_listens() {
+        let bus = Arc::new(amqp::InProcess::new());
+        let bell = Arc::new(Notify::new());
+        let woken = Arc::clone(&bell);
+        let waker = Arc::new(Waker(move || woken.notify_one()));
+        let _serving = bus.serve(SCHEDULER_TOPIC, "h", waker).await.unwrap();
+        volume_service::Doorbell::ring(&BusDoorbell::new(bus), SCHEDULER_QUEUE);
+        bell.notified().await;
+    }
+}

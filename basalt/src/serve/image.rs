@@ -1,0 +1,45 @@
+//! The image API and the workers of its flows.
+
+use image_service::ImageService;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::listen::Bound;
+use super::{Node, end, serve_http};
+use crate::config::services;
+use crate::error::{Error, Result};
+
+/// The running image service.
+pub struct Images {
+    server: JoinHandle<()>,
+    workers: Vec<JoinHandle<()>>,
+    stop_workers: CancellationToken,
+}
+
+/// Starts the service; `stop` ends its server.
+pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Result<Images> {
+    let options = services::image_options(&node.config)?;
+    let service = ImageService::new(node.database.clone(), node.store.clone(), options).await;
+    let service = service.map_err(|error| Error::Start(format!("image service: {error}")))?;
+    let stop_workers = CancellationToken::new();
+    let workers = service.workers().into_iter();
+    let workers = workers
+        .map(|worker| tokio::spawn(worker.run(stop_workers.clone().cancelled_owned())))
+        .collect();
+    let router = service.router(node.identity.clone());
+    let server = serve_http(bound, router, node.settings.grace, stop);
+    Ok(Images {
+        server,
+        workers,
+        stop_workers,
+    })
+}
+
+impl Images {
+    /// Uploads in flight need the workers, so these end after the server.
+    pub async fn end(self) {
+        end(vec![self.server]).await;
+        self.stop_workers.cancel();
+        end(self.workers).await;
+    }
+}

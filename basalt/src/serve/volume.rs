@@ -1,0 +1,123 @@
+//! The volume API, the scheduler, and the manager with its worker: the roles of Cinder.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use amqp::{Bus, InProcess, Serving};
+use taskflow::Doorbell;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use volume_service::VolumeService;
+use volume_service::images;
+use volume_service::manager::Manager;
+use volume_service::scheduler::Scheduler;
+
+use super::listen::Bound;
+use super::{Node, bells, end, half, serve_http};
+use crate::config::{ConfigError, services};
+use crate::error::{Error, Result};
+
+/// Flows that run at once.
+const FLOWS_AT_ONCE: usize = 16;
+
+/// The running volume service.
+pub struct Volumes {
+    tasks: Vec<JoinHandle<()>>,
+    _serving: Vec<Serving>,
+}
+
+/// Starts the service; `stop` ends it. `image_url` is the image API of this process.
+pub async fn start(
+    node: &Node,
+    bound: Bound,
+    image_url: Option<&str>,
+    stop: &CancellationToken,
+) -> Result<Volumes> {
+    let bus: Arc<dyn Bus> = Arc::new(InProcess::new());
+    let images = image_client(node, image_url)?;
+    let manager = Arc::new(manager(node, images.clone())?);
+    manager.prepare().await?;
+    let options = services::volume_options(&node.config)?;
+    let doorbell = Arc::new(bells::BusDoorbell::new(Arc::clone(&bus)));
+    let service = VolumeService::new(node.database.clone(), options, images, doorbell);
+    let service = Arc::new(service);
+    service.bootstrap().await.map_err(failed)?;
+    // The scheduler must know the pools before the first request.
+    manager.report().await?;
+
+    let scheduler_bell = Arc::new(Notify::new());
+    let scheduler = Scheduler::new(Arc::clone(&service), Arc::clone(&scheduler_bell));
+    let worker_bell = Doorbell::new();
+    let owner = format!("volume-manager:{}", node.settings.host);
+    let grace_ms = u64::try_from(half(node.settings.grace).as_millis()).unwrap_or(u64::MAX);
+    let worker = manager
+        .worker(&owner, FLOWS_AT_ONCE, worker_bell.clone())
+        .grace_ms(grace_ms)
+        .build();
+    let serving = bells::listen(
+        bus.as_ref(),
+        &manager,
+        &node.settings.host,
+        scheduler_bell,
+        worker_bell,
+    )
+    .await?;
+
+    let stopped = || stop.clone().cancelled_owned();
+    let report = {
+        let stopped = stopped();
+        async move { manager.report_until(stopped).await }
+    };
+    let router = volume_service::api::router(service, node.identity.clone());
+    Ok(Volumes {
+        tasks: vec![
+            tokio::spawn(worker.run(stopped())),
+            tokio::spawn(scheduler.run(stopped())),
+            tokio::spawn(report),
+            serve_http(bound, router, node.settings.grace, stop),
+        ],
+        _serving: serving,
+    })
+}
+
+impl Volumes {
+    /// Waits until requests have ended and flows were handed over.
+    pub async fn end(self) {
+        end(self.tasks).await;
+    }
+}
+
+fn failed(error: volume_service::Error) -> Error {
+    Error::Start(format!("volume service: {error}"))
+}
+
+fn image_client(node: &Node, image_url: Option<&str>) -> Result<images::Client> {
+    let url = node
+        .settings
+        .image_service_url
+        .as_deref()
+        .or(image_url)
+        .ok_or_else(|| {
+            let reason = "must be set where the role image-api does not run in this process";
+            ConfigError::option("DEFAULT", "glance_api_servers", reason)
+        })?;
+    images::Client::new(url, Arc::clone(&node.tokens))
+        .map_err(|error| Error::Start(format!("client of the image API: {error}")))
+}
+
+fn manager(node: &Node, images: images::Client) -> Result<Manager> {
+    let options = services::volume_options(&node.config)?;
+    let backends = services::volume_backends(&node.config, &node.store)?;
+    let backends = backends
+        .into_iter()
+        .map(|backend| (backend.name.clone(), backend));
+    Ok(Manager {
+        database: node.database.clone(),
+        host: options.host,
+        availability_zone: options.storage_availability_zone,
+        backends: backends.collect::<BTreeMap<_, _>>(),
+        backups: services::backup_target(&node.config, &node.store)?,
+        images,
+    })
+}

@@ -1,0 +1,85 @@
+//! Numbered migrations, applied in order, each once, each in a transaction of its own.
+
+use crate::{Database, Error, Result, now_us, params};
+
+/// One numbered migration; the number orders it, the name is for people.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    pub number: i64,
+    pub name: &'static str,
+    pub sql: &'static str,
+}
+
+macro_rules! migrations {
+    ($($number:literal $name:literal),+ $(,)?) => {
+        &[$(Migration {
+            number: $number,
+            name: $name,
+            sql: include_str!(concat!("../../migrations/sqlite/", $name, ".sql")),
+        }),+]
+    };
+}
+
+/// Every migration of this release, oldest first. A file that has been released never changes.
+pub const MIGRATIONS: &[Migration] = migrations![
+    1 "0001_taskflow",
+    2 "0002_volume_service",
+    3 "0003_image_service",
+];
+
+const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
+    number BIGINT NOT NULL PRIMARY KEY, name VARCHAR(255) NOT NULL, applied_at BIGINT NOT NULL)";
+
+/// Brings the schema to this release. Idempotent; safe when several processes start at once.
+///
+/// Errors: [`Error::Schema`] when the database was made by a newer release.
+pub async fn run(database: &Database) -> Result<()> {
+    let mut tx = database.begin().await?;
+    tx.execute(CREATE_VERSIONS, params![]).await?;
+    let newest = tx.fetch_one(
+        "SELECT COALESCE(MAX(number), 0) AS n FROM schema_migrations",
+        params![],
+    );
+    let newest: i64 = newest.await?.get("n")?;
+    let known = MIGRATIONS.last().map_or(0, |migration| migration.number);
+    if newest > known {
+        return Err(Error::Schema(format!(
+            "the database is at migration {newest}, this release knows {known}: start the newer release"
+        )));
+    }
+    for migration in MIGRATIONS
+        .iter()
+        .filter(|migration| migration.number > newest)
+    {
+        tx.execute_script(migration.sql).await?;
+        tx.execute(
+            "INSERT INTO schema_migrations (number, name, applied_at) VALUES (?, ?, ?)",
+            params![migration.number, migration.name, now_us()],
+        )
+        .await?;
+    }
+    tx.commit().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_run_changes_nothing_and_a_newer_schema_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("a.sqlite").display());
+        let database = Database::open(&url).await.unwrap();
+        run(&database).await.unwrap();
+        run(&database).await.unwrap();
+        let count = database.fetch_one("SELECT COUNT(*) AS n FROM schema_migrations", params![]);
+        assert_eq!(
+            count.await.unwrap().get::<i64>("n").unwrap(),
+            MIGRATIONS.len() as i64
+        );
+        let newer =
+            "INSERT INTO schema_migrations (number, name, applied_at) VALUES (9999, 'x', 0)";
+        database.execute(newer, params![]).await.unwrap();
+        assert!(matches!(run(&database).await, Err(Error::Schema(_))));
+    }
+}

@@ -1,0 +1,96 @@
+//! Which image a request means, whether its caller may know of it, and what the caller may do.
+
+use rest::RequestContext;
+use rest::policy::Target;
+use uuid::Uuid;
+
+use crate::ImageService;
+use crate::db::{images, list};
+use crate::error::{Error, Result};
+use crate::image::{Image, Visibility};
+
+/// An image that the caller may see.
+pub struct Visible {
+    pub image: Image,
+    /// Whether sharing or visibility shows it to the caller's project.
+    shown: bool,
+}
+
+/// Finds an image; one that the caller may not see is not found either.
+pub async fn find(service: &ImageService, context: &RequestContext, id: &str) -> Result<Visible> {
+    let uuid = Uuid::parse_str(id).map_err(|_| Error::no_image(id))?;
+    let image = images::find(&service.database, uuid)
+        .await?
+        .ok_or_else(|| Error::no_image(id))?;
+    let shown = match image.visibility {
+        Visibility::Public | Visibility::Community => true,
+        Visibility::Private => false,
+        Visibility::Shared => match &context.project_id {
+            Some(project) => list::is_member(&service.database, uuid, project).await?,
+            None => false,
+        },
+    };
+    let visible = Visible { image, shown };
+    if service
+        .policy
+        .allows(context, "get_image", visible.target())
+        || is_service(context)
+    {
+        Ok(visible)
+    } else {
+        Err(Error::no_image(id))
+    }
+}
+
+/// Services read locations of images that are not theirs.
+fn is_service(context: &RequestContext) -> bool {
+    context.has_role("service")
+        || context
+            .service_roles
+            .iter()
+            .any(|role| role.eq_ignore_ascii_case("service"))
+}
+
+impl Visible {
+    fn target(&self) -> Target<'_> {
+        Target {
+            project_id: self.image.owner.as_deref(),
+            visible: self.shown,
+        }
+    }
+
+    /// 403 unless the rule admits the caller; that the image exists is no secret any more.
+    pub fn enforce(
+        &self,
+        service: &ImageService,
+        context: &RequestContext,
+        rule: &str,
+    ) -> Result<()> {
+        match service.policy.enforce(context, rule, self.target()) {
+            Ok(()) => Ok(()),
+            Err(denied) => Err(not_authorized(&denied.rule)),
+        }
+    }
+
+    /// Whether the image belongs to the caller's project.
+    pub fn is_own(&self, context: &RequestContext) -> bool {
+        context.project_id.is_some() && context.project_id == self.image.owner
+    }
+}
+
+/// Finds an image that the caller wants to do `rule` to.
+pub async fn find_for(
+    service: &ImageService,
+    context: &RequestContext,
+    id: &str,
+    rule: &str,
+) -> Result<Visible> {
+    let visible = find(service, context, id).await?;
+    visible.enforce(service, context, rule)?;
+    Ok(visible)
+}
+
+/// Glance's words for a rule that said no.
+pub fn not_authorized(rule: &str) -> Error {
+    Error::Forbidden(format!("You are not authorized to complete {rule} action."))
+}

@@ -1,0 +1,375 @@
+//! PUT and GET of an image's data.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use rest::RequestContext;
+use storage::{ImageHandle, MAX_IMAGE_BYTES};
+use taskflow::{NewFlow, TaskError};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::byte_range::{self, ByteRange};
+use super::images::lock_key;
+use super::{Service, access};
+use crate::ImageService;
+use crate::db::{images, locations, usage};
+use crate::error::{Error, Result};
+use crate::flows::class;
+use crate::flows::upload::{Params, UploadImage};
+use crate::image::{Image, Status};
+use crate::location;
+use crate::uploads::{DataStream, Ticket, drain};
+
+/// How often a request looks for the end of its upload in the database, should it miss the news.
+const LOOK_FOR_END: Duration = Duration::from_secs(2);
+
+/// Stores the request's body as the image's data; answers when it is stored.
+pub async fn upload(
+    State(service): Service,
+    context: RequestContext,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<StatusCode> {
+    let (parts, body) = request.into_parts();
+    let mut data: DataStream = Box::pin(
+        body.into_data_stream()
+            .map(|piece| piece.map_err(std::io::Error::other)),
+    );
+    let prepared = match prepare(&service, &context, &id, &parts.headers).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            drain(&mut data).await;
+            return Err(error);
+        }
+    };
+    store(&service, &context, prepared, data).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// An upload that may begin.
+struct Prepared {
+    image: Image,
+    declared_bytes: Option<u64>,
+    params: Params,
+}
+
+async fn prepare(
+    service: &ImageService,
+    context: &RequestContext,
+    id: &str,
+    headers: &HeaderMap,
+) -> Result<Prepared> {
+    if rest::body::media_type(headers).as_deref() != Some("application/octet-stream") {
+        return Err(Error::UnsupportedMediaType(
+            "Unsupported Content-Type: use application/octet-stream".to_owned(),
+        ));
+    }
+    let declared_bytes = declared_bytes(headers)?;
+    let image = access::find_for(service, context, id, "upload_image")
+        .await?
+        .image;
+    if image.status != Status::Queued {
+        return Err(not_queued(image.status));
+    }
+    let (Some(container_format), Some(disk_format)) =
+        (image.container_format.clone(), image.disk_format.clone())
+    else {
+        let message = "Properties disk_format, container_format must be set prior to saving data.";
+        return Err(Error::BadRequest(message.to_owned()));
+    };
+    let limit_bytes = limit_bytes(service, &image).await?;
+    if let Some(declared) = declared_bytes.filter(|declared| *declared > limit_bytes) {
+        return Err(Error::TooLarge(format!(
+            "Denying attempt to upload image larger than {limit_bytes} bytes: {declared} bytes were announced."
+        )));
+    }
+    let params = Params {
+        image_id: image.id,
+        container_format,
+        disk_format,
+        limit_bytes,
+    };
+    Ok(Prepared {
+        image,
+        declared_bytes,
+        params,
+    })
+}
+
+fn not_queued(status: Status) -> Error {
+    Error::Conflict(format!(
+        "Image status transition from {status} to saving is not allowed"
+    ))
+}
+
+/// Content-Length, or what the client says about a chunked body.
+fn declared_bytes(headers: &HeaderMap) -> Result<Option<u64>> {
+    let number = |name: &str| -> Result<Option<u64>> {
+        let Some(value) = headers.get(name) else {
+            return Ok(None);
+        };
+        let text = value.to_str().unwrap_or_default();
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let bad = || Error::BadRequest(format!("The header {name} must be a number of bytes"));
+        digits
+            .then(|| text.parse().ok())
+            .flatten()
+            .map(Some)
+            .ok_or_else(bad)
+    };
+    let length = number("content-length")?;
+    let announced = number("x-openstack-image-size")?;
+    match (length, announced) {
+        (Some(length), Some(announced)) if length != announced => Err(Error::BadRequest(format!(
+            "Content-Length is {length} and x-openstack-image-size is {announced}"
+        ))),
+        _ => Ok(length.or(announced)),
+    }
+}
+
+/// The most bytes that the image may get.
+async fn limit_bytes(service: &ImageService, image: &Image) -> Result<u64> {
+    let cap = service.options.image_size_cap.min(MAX_IMAGE_BYTES);
+    let quota = service.options.user_storage_quota;
+    if quota == 0 {
+        return Ok(cap);
+    }
+    let used = usage::of_project(
+        &service.database,
+        image.owner.as_deref().unwrap_or_default(),
+    )
+    .await?;
+    let left = quota.saturating_sub(used.size_bytes);
+    if left == 0 {
+        return Err(Error::TooLarge(
+            "Image exceeds the storage quota: 0 bytes remaining.".to_owned(),
+        ));
+    }
+    Ok(cap.min(left))
+}
+
+/// queued → saving and the flow, in one transaction; then the flow takes the data.
+async fn store(
+    service: &ImageService,
+    context: &RequestContext,
+    prepared: Prepared,
+    data: DataStream,
+) -> Result<()> {
+    let Prepared {
+        image,
+        declared_bytes,
+        params,
+    } = prepared;
+    let flow = NewFlow::of::<UploadImage>(&params)?
+        .queue(service.upload_queue())
+        .resource("image", image.id)
+        .request(&context.request_id, context.project(), &context.user_id)
+        .lock_exclusive(lock_key(&image));
+    let upload_id = flow.id();
+    let mut ticket = service.uploads.register(upload_id, data, declared_bytes);
+    let mut tx = service.database.begin().await?;
+    if !images::begin_upload(&mut tx, image.id, upload_id).await? {
+        let now = images::find_locked(&mut tx, image.id)
+            .await?
+            .ok_or_else(|| Error::no_image(image.id))?;
+        return Err(not_queued(now.status));
+    }
+    flow.insert(&mut tx).await?;
+    tx.commit().await?;
+    service.doorbell.wake();
+    wait(service, &mut ticket, image.id, upload_id).await
+}
+
+/// Waits until the upload has ended, told by its flow or by the row.
+async fn wait(
+    service: &ImageService,
+    ticket: &mut Ticket,
+    id: Uuid,
+    upload_id: Uuid,
+) -> Result<()> {
+    loop {
+        tokio::select! {
+            outcome = ticket.outcome() => return outcome.map_err(|error| refusal(id, error)),
+            () = tokio::time::sleep(LOOK_FOR_END) => {
+                if !images::is_uploading(&service.database, id, upload_id).await? {
+                    return ended(service, ticket, id).await;
+                }
+            }
+        }
+    }
+}
+
+/// The row says that the upload has ended; the flow's word comes first if it comes.
+async fn ended(service: &ImageService, ticket: &mut Ticket, id: Uuid) -> Result<()> {
+    if let Ok(outcome) = tokio::time::timeout(LOOK_FOR_END, ticket.outcome()).await {
+        return outcome.map_err(|error| refusal(id, error));
+    }
+    let image = images::find(&service.database, id).await?;
+    match image {
+        Some(image) if image.status == Status::Active => Ok(()),
+        Some(_) => Err(Error::Unavailable("the upload was reverted".to_owned())),
+        None => Err(refusal(
+            id,
+            TaskError::new(class::IMAGE_GONE, "Image was deleted"),
+        )),
+    }
+}
+
+/// The answer for an upload that was reverted.
+fn refusal(id: Uuid, error: TaskError) -> Error {
+    let message = error.message;
+    match error.class.as_str() {
+        class::OUT_OF_SPACE => Error::TooLarge(format!("Image storage media is full: {message}")),
+        class::TOO_LARGE => Error::TooLarge(message),
+        class::FORMAT_MISMATCH => Error::UnsupportedMediaType(message),
+        class::SIZE_MISMATCH | class::REQUEST_GONE => Error::BadRequest(message),
+        class::IMAGE_GONE => Error::Gone(format!(
+            "Image {id} could not be found after upload. The image may have been deleted during the upload."
+        )),
+        class::STORE_UNAVAILABLE
+        | class::DATA_LOST
+        | "Busy"
+        | "Lost"
+        | TaskError::INTERRUPTED
+        | TaskError::DATABASE_UNAVAILABLE => Error::Unavailable(message),
+        class => Error::Internal(format!("upload of image {id}: {class}: {message}")),
+    }
+}
+
+/// The image's data, or one range of it.
+pub async fn download(
+    State(service): Service,
+    context: RequestContext,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let image = access::find_for(&service, &context, &id, "download_image")
+        .await?
+        .image;
+    if image.status == Status::Deactivated && !context.is_admin {
+        let message = "The requested image has been deactivated. Image data download is forbidden.";
+        return Err(Error::Forbidden(message.to_owned()));
+    }
+    let handle = match image.status {
+        Status::Active | Status::Deactivated => open(&service, &image).await?,
+        _ => None,
+    };
+    let Some(handle) = handle else {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    };
+    let size = handle.size_bytes();
+    let range = byte_range::of_request(&headers, size)?;
+    let part = range.unwrap_or(ByteRange {
+        start: 0,
+        end: size,
+    });
+    let body = body(handle, part, service.options.rbd_store_chunk_size).await?;
+    let mut response = Response::new(body);
+    let out = response.headers_mut();
+    out.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
+    out.insert(
+        header::CONTENT_LENGTH,
+        HeaderValue::from(part.end.saturating_sub(part.start)),
+    );
+    out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Some(md5) = image
+        .checksum
+        .as_deref()
+        .and_then(|md5| HeaderValue::try_from(md5).ok())
+    {
+        out.insert("content-md5", md5);
+    }
+    if range.is_some() {
+        let text = format!("bytes {}-{}/{size}", part.start, part.end.saturating_sub(1));
+        if let Ok(value) = HeaderValue::try_from(text) {
+            out.insert(header::CONTENT_RANGE, value);
+        }
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    Ok(response)
+}
+
+/// Opens the first location that lies in this store; `None`: the image has no data here.
+async fn open(service: &ImageService, image: &Image) -> Result<Option<Arc<dyn ImageHandle>>> {
+    for held in locations::of_image(&service.database, image.id).await? {
+        match location::parse(&held.url) {
+            Some((fsid, at)) if fsid == service.store.fsid() => {
+                return Ok(Some(
+                    service.store.open(&at.image, Some(&at.snapshot)).await?,
+                ));
+            }
+            _ => tracing::warn!(image = %image.id, "a location lies outside of this store"),
+        }
+    }
+    Ok(None)
+}
+
+/// The bytes of the range as a stream that reads one chunk ahead. The first chunk is read before
+/// the answer begins, so that data that cannot be read is an error and not a cut answer.
+async fn body(handle: Arc<dyn ImageHandle>, range: ByteRange, chunk_bytes: usize) -> Result<Body> {
+    if range.start >= range.end {
+        return Ok(Body::empty());
+    }
+    let first = read(handle.as_ref(), range, chunk_bytes).await?;
+    let rest = ByteRange {
+        start: range.start.saturating_add(first.len() as u64),
+        end: range.end,
+    };
+    let (sender, receiver) = mpsc::channel(1);
+    if rest.start < rest.end {
+        tokio::spawn(read_ahead(handle, rest, chunk_bytes, sender));
+    } else {
+        drop(sender);
+    }
+    let later = stream::unfold(receiver, async |mut receiver| {
+        let piece: std::io::Result<Bytes> = receiver.recv().await?;
+        Some((piece, receiver))
+    });
+    Ok(Body::from_stream(stream::iter([Ok(first)]).chain(later)))
+}
+
+/// Ends when the range does, when a read fails, or when the client is gone.
+async fn read_ahead(
+    handle: Arc<dyn ImageHandle>,
+    mut range: ByteRange,
+    chunk_bytes: usize,
+    sender: mpsc::Sender<std::io::Result<Bytes>>,
+) {
+    while range.start < range.end {
+        let piece = read(handle.as_ref(), range, chunk_bytes).await;
+        if let Err(error) = &piece {
+            tracing::error!(%error, offset = range.start, "image data cannot be read; the download is cut");
+        }
+        let read = piece.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        let failed = read == 0;
+        if sender
+            .send(piece.map_err(std::io::Error::other))
+            .await
+            .is_err()
+            || failed
+        {
+            return;
+        }
+        range.start = range.start.saturating_add(read);
+    }
+}
+
+async fn read(
+    handle: &dyn ImageHandle,
+    range: ByteRange,
+    chunk_bytes: usize,
+) -> storage::Result<Bytes> {
+    let left = range.end.saturating_sub(range.start);
+    let length = usize::try_from(left).unwrap_or(usize::MAX).min(chunk_bytes);
+    handle.read(range.start, length).await
+}

@@ -1,0 +1,88 @@
+//! PATCH of an image.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
+use rest::RequestContext;
+use rest::body::AnyJsonBody;
+use rest::policy::Target;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::json_patch::{self, Operation, Version};
+use super::{Service, access, attributes, images as image_api};
+use crate::ImageService;
+use crate::db::images;
+use crate::error::{Error, Result};
+use crate::image::{Image, Visibility};
+use crate::views::ImageView;
+
+pub async fn update(
+    State(service): Service,
+    context: RequestContext,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    AnyJsonBody(body): AnyJsonBody,
+) -> Result<Json<ImageView>> {
+    let media_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let version = media_type
+        .and_then(Version::of_media_type)
+        .ok_or(Error::UnsupportedPatch)?;
+    let operations = json_patch::parse(version, &body.unwrap_or(Value::Null))?;
+    let visible = access::find_for(&service, &context, &id, "modify_image").await?;
+    let image = save(&service, &context, visible.image.id, version, &operations).await?;
+    Ok(Json(image_api::view(&service, image).await?))
+}
+
+/// All operations on the image as it is now, saved once.
+async fn save(
+    service: &ImageService,
+    context: &RequestContext,
+    id: Uuid,
+    version: Version,
+    operations: &[Operation],
+) -> Result<Image> {
+    let mut tx = service.database.begin().await?;
+    let before = images::find_locked(&mut tx, id)
+        .await?
+        .ok_or_else(|| Error::no_image(id))?;
+    let mut image = before.clone();
+    json_patch::apply(version, operations, &mut image, &service.options)?;
+    enforce(service, context, &before, &image)?;
+    attributes::check_quotas(Some(&before), &image, &service.options)?;
+    if !operations.is_empty() {
+        images::update(&mut tx, &mut image).await?;
+    }
+    tx.commit().await?;
+    Ok(image)
+}
+
+/// What the change itself needs, beyond `modify_image`.
+fn enforce(
+    service: &ImageService,
+    context: &RequestContext,
+    before: &Image,
+    image: &Image,
+) -> Result<()> {
+    if before.owner != image.owner && !context.is_admin {
+        return Err(Error::Forbidden(
+            "Owner can't be updated by non admin.".to_owned(),
+        ));
+    }
+    let rule = match image.visibility {
+        _ if before.visibility == image.visibility => return Ok(()),
+        Visibility::Public => "publicize_image",
+        Visibility::Community => "communitize_image",
+        Visibility::Private | Visibility::Shared => return Ok(()),
+    };
+    let target = Target {
+        project_id: before.owner.as_deref(),
+        visible: false,
+    };
+    service
+        .policy
+        .enforce(context, rule, target)
+        .map_err(|denied| access::not_authorized(&denied.rule))
+}

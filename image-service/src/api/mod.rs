@@ -1,0 +1,90 @@
+//! The handlers: a file per resource. Each parses, asks the policy, does one thing, and answers
+//! with a view.
+
+mod access;
+mod actions;
+mod attributes;
+mod byte_range;
+mod image_create;
+mod image_data;
+mod image_list;
+mod image_patch;
+mod images;
+mod imports;
+mod info;
+mod json_patch;
+mod locations;
+mod members;
+mod schemas;
+mod tags;
+mod versions;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post, put};
+use rest::ErrorShape;
+use rest::frame::FrameOptions;
+use rest::identity::Identity;
+
+use crate::ImageService;
+
+/// What PATCH takes: the value of `Accept-Patch`.
+pub const PATCH_MEDIA_TYPES: &str =
+    "application/openstack-images-v2.1-json-patch, application/openstack-images-v2.0-json-patch";
+
+/// Handlers share the service.
+type Service = axum::extract::State<Arc<ImageService>>;
+
+/// The whole API in its frame.
+pub fn router(service: &Arc<ImageService>, identity: Arc<dyn Identity>) -> Router {
+    let v2 = v2_routes().with_state(service.clone());
+    let mut api = Router::new().nest("/v2", v2.clone());
+    for (id, _) in versions::VERSIONS {
+        api = api.nest(&format!("/{id}"), v2.clone());
+    }
+    let api = rest::auth::apply(api, identity, ErrorShape::Image);
+    let mut frame = FrameOptions::new(ErrorShape::Image);
+    frame.public_endpoint = service.options.public_endpoint.as_deref().map(Arc::from);
+    rest::frame::apply(versions::routes().merge(api), frame)
+}
+
+fn v2_routes() -> Router<Arc<ImageService>> {
+    Router::new()
+        .route("/images", get(image_list::list).post(image_create::create))
+        .route(
+            "/images/{id}",
+            get(images::show)
+                .patch(image_patch::update)
+                .delete(images::delete),
+        )
+        .route(
+            "/images/{id}/file",
+            get(image_data::download).put(image_data::upload),
+        )
+        .route("/images/{id}/stage", put(imports::stage))
+        .route("/images/{id}/import", post(imports::import))
+        .route("/images/{id}/tasks", get(imports::tasks))
+        .route("/images/{id}/actions/deactivate", post(actions::deactivate))
+        .route("/images/{id}/actions/reactivate", post(actions::reactivate))
+        .route(
+            "/images/{id}/tags/{tag}",
+            put(tags::add).delete(tags::remove),
+        )
+        .route(
+            "/images/{id}/members",
+            get(members::list).post(members::create),
+        )
+        .route(
+            "/images/{id}/members/{member_id}",
+            get(members::show)
+                .put(members::update)
+                .delete(members::delete),
+        )
+        .route("/images/{id}/locations", get(locations::list))
+        .route("/schemas/{name}", get(schemas::show))
+        .route("/info/import", get(info::import))
+        .route("/info/stores", get(info::stores))
+        .route("/info/stores/detail", get(info::stores_detail))
+        .route("/info/usage", get(info::usage))
+}

@@ -1,0 +1,8 @@
+//! The image tables: a file per table family. Writes happen in a caller's transaction.
+
+pub mod images;
+pub mod list;
+pub mod locations;
+pub mod members;
+pub mod properties;
+pub mod usage;

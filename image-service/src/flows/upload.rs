@@ -1,0 +1,424 @@
+//! `image:upload`: data of one request becomes the data of one image.
+//!
+//! | Task | Does | Undone by |
+//! |---|---|---|
+//! | `ReceiveData` | the bytes into `images/<id>`, hashed and inspected | removing the image; saving → queued |
+//! | `ProtectSnapshot` | `images/<id>@snap`, protected | unprotecting and removing it |
+//! | `Activate` | size, hashes, location, saving → active | – |
+//!
+//! The bytes are in a request of this process and nowhere else: a flow that is taken up by
+//! another process finds none, fails in `ReceiveData` and so cleans up.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use database::Tx;
+use serde::{Deserialize, Serialize};
+use taskflow::{BoxTask, Flow, Retry, Run, Task, TaskError, boxed};
+use uuid::Uuid;
+
+use super::receive::{Sink, Watch, receive};
+use super::{class, gone_is_done, store_error};
+use crate::ImageService;
+use crate::db::images::{self, Data};
+use crate::db::locations;
+use crate::format_check;
+use crate::image::Location;
+use crate::location;
+use crate::uploads::drain;
+
+/// The hash besides MD5: Glance's `hashing_algorithm`.
+pub const HASH_ALGORITHM: &str = "sha512";
+/// How often a running upload asks the database whether the image is still there.
+const ASK_DATABASE_EVERY: Duration = Duration::from_secs(2);
+
+/// The flow.
+pub struct UploadImage;
+
+/// What the flow needs to know; the upload's id is the flow's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Params {
+    pub image_id: Uuid,
+    pub container_format: String,
+    pub disk_format: String,
+    /// The most bytes that may come: the size cap or what is left of the storage quota.
+    pub limit_bytes: u64,
+}
+
+impl Flow for UploadImage {
+    const KIND: &'static str = "image:upload";
+    type Context = ImageService;
+    type Params = Params;
+
+    fn tasks(_: &Params) -> Vec<BoxTask<Self>> {
+        vec![boxed(ReceiveData), boxed(ProtectSnapshot), boxed(Activate)]
+    }
+}
+
+/// What the data turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataFacts {
+    pub size_bytes: u64,
+    pub virtual_size_bytes: Option<u64>,
+    pub checksum: String,
+    pub os_hash_value: String,
+}
+
+struct ReceiveData;
+
+#[async_trait]
+impl Task<UploadImage> for ReceiveData {
+    const NAME: &'static str = "ReceiveData";
+    type Output = DataFacts;
+
+    async fn execute(&self, run: &Run<UploadImage>) -> Result<DataFacts, TaskError> {
+        let service = &run.ctx;
+        let lost = || {
+            TaskError::new(
+                class::DATA_LOST,
+                "the data came to a process that has ended",
+            )
+        };
+        let mut source = service.uploads.take(run.flow.id).ok_or_else(lost)?;
+        let image = service.store_image(run.params.image_id);
+        let sink = Sink {
+            store: service.store.as_ref(),
+            image: &image,
+            chunk_bytes: service.options.rbd_store_chunk_size,
+            limit_bytes: run.params.limit_bytes,
+        };
+        let watch = UploadWatch {
+            run,
+            asked: Mutex::new(Instant::now()),
+        };
+        let received = match receive(&sink, &mut source, &watch).await {
+            Ok(received) => received,
+            Err(error) => {
+                // A client that is still there shall read why.
+                if error.class != TaskError::INTERRUPTED && error.class != class::REQUEST_GONE {
+                    drain(&mut source.data).await;
+                }
+                return Err(error);
+            }
+        };
+        let size_bytes = received.inspection.size_bytes;
+        let virtual_size_bytes = if run.params.container_format == "bare" {
+            let must_match = service.options.require_image_format_match;
+            format_check::check(&run.params.disk_format, &received.inspection, must_match)
+                .map_err(|why| TaskError::new(class::FORMAT_MISMATCH, why))?
+        } else {
+            None
+        };
+        let (checksum, os_hash_value) = (received.md5_hex, received.sha512_hex);
+        Ok(DataFacts {
+            size_bytes,
+            virtual_size_bytes,
+            checksum,
+            os_hash_value,
+        })
+    }
+
+    async fn revert(&self, run: &Run<UploadImage>, _: Option<&DataFacts>) -> Result<(), TaskError> {
+        let image = run.ctx.store_image(run.params.image_id);
+        gone_is_done(run.ctx.store.remove(&image).await)
+    }
+
+    async fn record_revert(
+        &self,
+        run: &Run<UploadImage>,
+        _: Option<&DataFacts>,
+        tx: &mut Tx,
+    ) -> Result<(), TaskError> {
+        Ok(images::abandon_upload(tx, run.params.image_id, run.flow.id).await?)
+    }
+}
+
+/// Stops an upload when the worker must stop or the image is gone.
+struct UploadWatch<'a> {
+    run: &'a Run<UploadImage>,
+    asked: Mutex<Instant>,
+}
+
+impl UploadWatch<'_> {
+    fn is_time_to_ask(&self) -> bool {
+        let Ok(mut asked) = self.asked.lock() else {
+            return true;
+        };
+        let due = asked.elapsed() >= ASK_DATABASE_EVERY;
+        if due {
+            *asked = Instant::now();
+        }
+        due
+    }
+}
+
+impl Watch for UploadWatch<'_> {
+    async fn check(&self) -> Result<(), TaskError> {
+        if self.run.is_lost() {
+            return Err(TaskError::interrupted());
+        }
+        let image_id = self.run.params.image_id;
+        if self.is_time_to_ask()
+            && !images::is_uploading(&self.run.ctx.database, image_id, self.run.flow.id).await?
+        {
+            return Err(image_gone(image_id));
+        }
+        Ok(())
+    }
+}
+
+fn image_gone(image_id: Uuid) -> TaskError {
+    let message = format!("Image {image_id} was deleted during the upload");
+    TaskError::new(class::IMAGE_GONE, message)
+}
+
+struct ProtectSnapshot;
+
+#[async_trait]
+impl Task<UploadImage> for ProtectSnapshot {
+    const NAME: &'static str = "ProtectSnapshot";
+    type Output = ();
+
+    fn retry(&self) -> Retry {
+        Retry::times(3, 500)
+    }
+
+    async fn execute(&self, run: &Run<UploadImage>) -> Result<(), TaskError> {
+        let snapshot = run.ctx.store_snapshot(run.params.image_id);
+        match run.ctx.store.create_snapshot(&snapshot).await {
+            // An earlier run made it.
+            Ok(()) | Err(storage::Error::Exists(_)) => {}
+            Err(error) => return Err(store_error(error)),
+        }
+        run.ctx
+            .store
+            .protect_snapshot(&snapshot)
+            .await
+            .map_err(store_error)
+    }
+
+    async fn revert(&self, run: &Run<UploadImage>, _: Option<&()>) -> Result<(), TaskError> {
+        let snapshot = run.ctx.store_snapshot(run.params.image_id);
+        gone_is_done(run.ctx.store.unprotect_snapshot(&snapshot).await)?;
+        gone_is_done(run.ctx.store.remove_snapshot(&snapshot).await)
+    }
+}
+
+struct Activate;
+
+#[async_trait]
+impl Task<UploadImage> for Activate {
+    const NAME: &'static str = "Activate";
+    const RECORD_ONLY: bool = true;
+    type Output = ();
+
+    async fn execute(&self, _: &Run<UploadImage>) -> Result<(), TaskError> {
+        Ok(())
+    }
+
+    async fn record(&self, run: &Run<UploadImage>, _: &(), tx: &mut Tx) -> Result<(), TaskError> {
+        let facts = run.output::<ReceiveData>()?;
+        let data = Data {
+            size_bytes: facts.size_bytes,
+            virtual_size_bytes: facts.virtual_size_bytes,
+            checksum: &facts.checksum,
+            os_hash_algo: HASH_ALGORITHM,
+            os_hash_value: &facts.os_hash_value,
+        };
+        let image_id = run.params.image_id;
+        if !images::finish_upload(tx, image_id, run.flow.id, &data).await? {
+            return Err(image_gone(image_id));
+        }
+        let url = location::url(run.ctx.store.fsid(), &run.ctx.store_snapshot(image_id));
+        let location = Location {
+            url,
+            metadata: serde_json::Map::new(),
+        };
+        Ok(locations::insert_first(tx, image_id, &location).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use database::Database;
+    use futures_util::stream;
+    use storage::ImageStore;
+    use taskflow::NewFlow;
+    use taskflow::testing::{Fixture, exhaust, run_to_end};
+
+    use super::*;
+    use crate::db::images::begin_upload;
+    use crate::flows::testing::World;
+    use crate::image::Status;
+    use crate::uploads::Ticket;
+
+    const DATA: &[u8] = &[3; 10_000];
+    const MD5: &str = "967b89a643fe13179c8a045800e7f08d";
+
+    /// An image in `saving`, and the flow of its upload.
+    struct Uploading {
+        world: World,
+        flow_id: Uuid,
+        ticket: Option<Ticket>,
+    }
+
+    impl Uploading {
+        async fn new() -> Self {
+            let world = World::new().await;
+            let params = Params {
+                image_id: world.image_id,
+                container_format: "bare".to_owned(),
+                disk_format: "raw".to_owned(),
+                limit_bytes: 1 << 20,
+            };
+            let flow = NewFlow::of::<UploadImage>(&params).unwrap();
+            let flow_id = flow.id();
+            let mut tx = world.database().begin().await.unwrap();
+            assert!(
+                begin_upload(&mut tx, world.image_id, flow_id)
+                    .await
+                    .unwrap()
+            );
+            flow.insert(&mut tx).await.unwrap();
+            tx.commit().await.unwrap();
+            let mut uploading = Uploading {
+                world,
+                flow_id,
+                ticket: None,
+            };
+            uploading.bring_data();
+            uploading
+        }
+
+        fn bring_data(&mut self) {
+            // The old ticket goes first: with it goes what it registered.
+            self.ticket = None;
+            let pieces = DATA.chunks(999).map(|piece| Ok(Bytes::from_static(piece)));
+            let data = Box::pin(stream::iter(pieces));
+            self.ticket = Some(
+                self.world
+                    .service
+                    .uploads
+                    .register(self.flow_id, data, None),
+            );
+        }
+
+        async fn assert_nothing_left(&self) {
+            assert_eq!(self.world.store.images("images").await.unwrap(), [""; 0]);
+            let left = locations::of_image(self.database(), self.world.image_id)
+                .await
+                .unwrap();
+            assert_eq!(left, []);
+        }
+    }
+
+    #[async_trait]
+    impl Fixture<UploadImage> for Uploading {
+        fn database(&self) -> &Database {
+            self.world.database()
+        }
+
+        fn context(&self) -> Arc<ImageService> {
+            self.world.service.clone()
+        }
+
+        fn flow_id(&self) -> Uuid {
+            self.flow_id
+        }
+
+        /// As if the client had sent everything again: so that later tasks are reached.
+        async fn restart(&mut self) {
+            self.bring_data();
+        }
+
+        async fn assert_done(&self) {
+            let image = self.world.image().await.unwrap();
+            assert_eq!((image.status, image.upload_id), (Status::Active, None));
+            assert_eq!(
+                (image.size_bytes, image.virtual_size_bytes),
+                (Some(10_000), Some(10_000))
+            );
+            assert_eq!(image.checksum.as_deref(), Some(MD5));
+            assert_eq!(image.os_hash_value.map(|hash| hash.len()), Some(128));
+            let snapshot = self.world.service.store_snapshot(image.id);
+            let found = locations::of_image(self.database(), image.id)
+                .await
+                .unwrap();
+            assert_eq!(found.len(), 1);
+            assert_eq!(
+                found[0].url,
+                location::url(self.world.store.fsid(), &snapshot)
+            );
+            let info = self.world.store.info(&snapshot.image).await.unwrap();
+            assert_eq!((info.size_bytes, info.snapshots.len()), (10_000, 1));
+            assert!(info.snapshots[0].protected);
+            let handle = self
+                .world
+                .store
+                .open(&snapshot.image, Some("snap"))
+                .await
+                .unwrap();
+            assert_eq!(handle.read(0, 10_000).await.unwrap(), DATA);
+        }
+
+        async fn assert_reverted(&self) {
+            let image = self.world.image().await.unwrap();
+            assert_eq!((image.status, image.upload_id), (Status::Queued, None));
+            assert_eq!((image.size_bytes, image.checksum), (None, None));
+            self.assert_nothing_left().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn every_failure_and_crash_ends_active_or_queued() {
+        exhaust::<UploadImage, _>(Uploading::new).await;
+    }
+
+    /// What a killed process leaves, at several points of its upload.
+    #[tokio::test]
+    async fn without_its_data_the_upload_is_reverted() {
+        for created in [false, true] {
+            let mut uploading = Uploading::new().await;
+            uploading.ticket = None;
+            let spec = uploading
+                .world
+                .service
+                .store_snapshot(uploading.world.image_id);
+            let store = &uploading.world.store;
+            if created {
+                // Half of the data, without its end.
+                store.create(&spec.image, 8 << 20).await.unwrap();
+            }
+            let end = run_to_end::<UploadImage>(
+                uploading.database(),
+                uploading.context(),
+                uploading.flow_id,
+            )
+            .await;
+            assert_eq!(end, taskflow::state::REVERTED);
+            uploading.assert_reverted().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_image_deleted_meanwhile_leaves_nothing() {
+        let uploading = Uploading::new().await;
+        let mut tx = uploading.database().begin().await.unwrap();
+        assert!(
+            images::mark_deleted(&mut tx, uploading.world.image_id)
+                .await
+                .unwrap()
+        );
+        tx.commit().await.unwrap();
+        let end =
+            run_to_end::<UploadImage>(uploading.database(), uploading.context(), uploading.flow_id)
+                .await;
+        assert_eq!(end, taskflow::state::REVERTED);
+        assert_eq!(uploading.world.image().await, None);
+        uploading.assert_nothing_left().await;
+    }
+}

@@ -1,0 +1,61 @@
+//! What an operator sets: Glance's names, Glance's defaults.
+
+/// Options of the image service. Field names are Glance's option names.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// URL that clients reach the service at (`http://controller:9292`); `None`: from the request.
+    pub public_endpoint: Option<String>,
+    /// Names the process in queue names and logs.
+    pub host: String,
+    /// Largest image in bytes.
+    pub image_size_cap: u64,
+    /// Most custom properties of an image; `None`: any number.
+    pub image_property_quota: Option<u64>,
+    pub image_tag_quota: Option<u64>,
+    pub image_member_quota: Option<u64>,
+    /// Bytes of image data that one project may keep; 0: any amount.
+    pub user_storage_quota: u64,
+    /// Page size of lists where the request names none.
+    pub limit_param_default: u32,
+    /// Largest page size of lists.
+    pub api_limit_max: u32,
+    /// Whether an image shows the URL of its data to everybody who may see the image.
+    pub show_image_direct_url: bool,
+    /// Whether an image shows all its locations to everybody who may see the image.
+    pub show_multiple_locations: bool,
+    /// Whether data that is not in the declared format is refused.
+    pub require_image_format_match: bool,
+    pub container_formats: Vec<String>,
+    pub disk_formats: Vec<String>,
+    /// Pool of the store that keeps images.
+    pub rbd_store_pool: String,
+    /// Bytes that an upload writes, and a download reads, at a time.
+    pub rbd_store_chunk_size: usize,
+    /// Uploads that are received at the same time; further ones wait.
+    pub max_concurrent_uploads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let words = |words: &str| words.split(' ').map(str::to_owned).collect();
+        Options {
+            public_endpoint: None,
+            host: "localhost".to_owned(),
+            image_size_cap: 1 << 40,
+            image_property_quota: Some(128),
+            image_tag_quota: Some(128),
+            image_member_quota: Some(128),
+            user_storage_quota: 0,
+            limit_param_default: 25,
+            api_limit_max: 1000,
+            show_image_direct_url: false,
+            show_multiple_locations: false,
+            require_image_format_match: true,
+            container_formats: words("ami ari aki bare ovf ova docker compressed"),
+            disk_formats: words("ami ari aki vhd vhdx vmdk raw qcow2 vdi iso ploop"),
+            rbd_store_pool: "images".to_owned(),
+            rbd_store_chunk_size: 4 << 20,
+            max_concurrent_uploads: 64,
+        }
+    }
+}

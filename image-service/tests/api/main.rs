@@ -1,0 +1,10 @@
+//! The Image API through its router, on a store in memory.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Tests: a panic is the verdict.
+
+mod data;
+mod images;
+mod list;
+mod patch;
+mod sharing;
+mod support;

@@ -1,0 +1,105 @@
+//! Cinder's `noauth`: a token is `user:project`, and everyone is an admin.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, HOST};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::{Identity, IdentityError, Named, TokenInfo, TokenSource};
+use crate::Secret;
+
+/// Believes every token. For tests and for machines nobody else reaches.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoAuth;
+
+#[async_trait]
+impl Identity for NoAuth {
+    async fn validate(&self, token: &Secret) -> Result<Arc<TokenInfo>, IdentityError> {
+        let (user, project) = token
+            .expose()
+            .split_once(':')
+            .unwrap_or((token.expose(), ""));
+        let project = if project.is_empty() { user } else { project };
+        if user.is_empty() || user.len() > 255 || project.len() > 255 {
+            return Err(IdentityError::Unauthorized);
+        }
+        Ok(Arc::new(TokenInfo {
+            user: named(user),
+            project: Some(named(project)),
+            roles: ["admin", "member", "reader"].map(str::to_owned).to_vec(),
+            expires_at_us: i64::MAX,
+            is_admin: true,
+        }))
+    }
+
+    fn auth_uri(&self) -> &str {
+        ""
+    }
+
+    /// Auth 1.1: 204 with the token to use in `X-Auth-Token`.
+    fn without_token(&self, request: &Parts) -> Option<Response> {
+        let header = |name: &str, default: &str| {
+            let value = request
+                .headers
+                .get(name)
+                .and_then(|value| value.to_str().ok());
+            value.unwrap_or(default).to_owned()
+        };
+        let user = header("x-auth-user", "admin");
+        let project = header("x-auth-project-id", "admin");
+        let host = header(HOST.as_str(), "localhost");
+        let url = format!("http://{host}{}", request.uri.path().trim_end_matches('/'));
+        let mut response = (StatusCode::NO_CONTENT, Body::empty()).into_response();
+        let pairs = [
+            (
+                HeaderName::from_static("x-auth-token"),
+                format!("{user}:{project}"),
+            ),
+            (HeaderName::from_static("x-server-management-url"), url),
+        ];
+        for (name, value) in pairs {
+            response
+                .headers_mut()
+                .insert(name, HeaderValue::from_str(&value).ok()?);
+        }
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        Some(response)
+    }
+}
+
+#[async_trait]
+impl TokenSource for NoAuth {
+    async fn token(&self) -> Result<Secret, IdentityError> {
+        Ok(Secret::new("basalt:service"))
+    }
+}
+
+fn named(name: &str) -> Named {
+    Named {
+        id: name.to_owned(),
+        name: name.to_owned(),
+        domain_id: "default".to_owned(),
+        domain_name: "Default".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn tokens_are_user_and_project() {
+        let info = NoAuth.validate(&Secret::new("ann:blue")).await.unwrap();
+        assert_eq!((info.user.id.as_str(), info.is_admin), ("ann", true));
+        assert_eq!(info.project.as_ref().map(|p| p.id.as_str()), Some("blue"));
+        let info = NoAuth.validate(&Secret::new("ann")).await.unwrap();
+        assert_eq!(info.project.as_ref().map(|p| p.id.as_str()), Some("ann"));
+        assert!(NoAuth.validate(&Secret::new(":x")).await.is_err());
+    }
+}

@@ -1,0 +1,154 @@
+//! The server on a real socket: limits, and stopping without cutting what runs.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use rest::server::{ServerOptions, serve};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+struct Running {
+    address: std::net::SocketAddr,
+    stop: Arc<Notify>,
+    /// Wakes when a request to `/slow` has arrived; `release` lets it end.
+    arrived: Arc<Notify>,
+    release: Arc<Notify>,
+    server: JoinHandle<bool>,
+}
+
+async fn start(options: ServerOptions) -> Running {
+    let [stop, arrived, release] = std::array::from_fn(|_| Arc::new(Notify::new()));
+    let slow = {
+        let (arrived, release) = (Arc::clone(&arrived), Arc::clone(&release));
+        async move || {
+            arrived.notify_one();
+            release.notified().await;
+            "done"
+        }
+    };
+    let router = Router::new()
+        .route("/", get(async || "hello"))
+        .route("/slow", get(slow));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let signal = Arc::clone(&stop);
+    let server = tokio::spawn(serve(listener, router, options, async move {
+        signal.notified().await
+    }));
+    Running {
+        address,
+        stop,
+        arrived,
+        release,
+        server,
+    }
+}
+
+async fn request(running: &Running, head: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Everything until the server closes.
+async fn rest_of(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    // A reset after the last byte is a close, too.
+    let _ = stream.read_to_string(&mut text).await;
+    text
+}
+
+#[tokio::test]
+async fn requests_in_flight_end_after_the_signal_and_new_ones_are_refused() {
+    let running = start(ServerOptions::default()).await;
+    let idle = request(&running, "").await;
+    let stream = request(&running, "GET /slow HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    running.arrived.notified().await;
+    running.stop.notify_one();
+    // The idle connection is closed at once, which shows that the server is stopping.
+    assert_eq!(rest_of(idle).await, "");
+    assert!(TcpStream::connect(running.address).await.is_err());
+    running.release.notify_one();
+    let answer = rest_of(stream).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"),
+        "{answer}"
+    );
+    assert!(running.server.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_request_that_never_ends_is_cut() {
+    let options = ServerOptions {
+        drain_timeout: Duration::from_millis(1),
+        ..ServerOptions::default()
+    };
+    let running = start(options).await;
+    let stream = request(&running, "GET /slow HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    running.arrived.notified().await;
+    running.stop.notify_one();
+    assert_eq!(rest_of(stream).await, "");
+    assert!(!running.server.await.unwrap());
+}
+
+#[tokio::test]
+async fn slow_and_huge_headers_end_the_connection() {
+    let options = ServerOptions {
+        header_read_timeout: Duration::from_millis(20),
+        max_header_bytes: 16 << 10,
+        ..ServerOptions::default()
+    };
+    let running = start(options).await;
+    let slow = request(&running, "GET / HTTP/1.1\r\nhost: ").await;
+    assert!(!rest_of(slow).await.contains("hello"));
+    let huge = format!(
+        "GET / HTTP/1.1\r\nhost: h\r\nx: {}\r\n\r\n",
+        "a".repeat(20 << 10)
+    );
+    assert!(
+        rest_of(request(&running, &huge).await)
+            .await
+            .starts_with("HTTP/1.1 431")
+    );
+    let many = "a: b\r\n".repeat(200);
+    let many = format!("GET / HTTP/1.1\r\nhost: h\r\n{many}\r\n");
+    assert!(
+        rest_of(request(&running, &many).await)
+            .await
+            .starts_with("HTTP/1.1 431")
+    );
+    let fine = request(
+        &running,
+        "GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n",
+    )
+    .await;
+    assert!(rest_of(fine).await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn connections_above_the_limit_wait_for_a_slot() {
+    let options = ServerOptions {
+        max_connections: 1,
+        ..ServerOptions::default()
+    };
+    let running = start(options).await;
+    let first = request(
+        &running,
+        "GET /slow HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n",
+    )
+    .await;
+    running.arrived.notified().await;
+    let second = request(
+        &running,
+        "GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n",
+    )
+    .await;
+    running.release.notify_one();
+    assert!(rest_of(first).await.ends_with("done"));
+    assert!(rest_of(second).await.ends_with("hello"));
+}

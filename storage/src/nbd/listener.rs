@@ -1,0 +1,106 @@
+//! Where clients connect.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
+
+const BACKLOG: u32 = 128;
+
+pub(super) type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
+pub(super) type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A bound address.
+#[derive(Debug)]
+pub struct Listener(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Unix {
+        listener: UnixListener,
+        path: PathBuf,
+    },
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// A Unix socket with mode 0600. Replaces a socket file that nobody listens on; `AddrInUse`
+    /// when somebody does, `AlreadyExists` when the file is no socket. The file is removed when
+    /// the listener is dropped.
+    pub async fn unix(path: impl Into<PathBuf>) -> io::Result<Listener> {
+        let path = path.into();
+        remove_stale(&path).await?;
+        let socket = UnixSocket::new_stream()?;
+        socket.bind(&path)?;
+        // Before listening: nobody can connect while the mode is still the umask's.
+        tokio::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).await?;
+        Ok(Listener(Kind::Unix {
+            listener: socket.listen(BACKLOG)?,
+            path,
+        }))
+    }
+
+    /// A TCP address; port 0 takes a free one. NBD knows no login: use loopback.
+    pub async fn tcp(address: SocketAddr) -> io::Result<Listener> {
+        Ok(Listener(Kind::Tcp(TcpListener::bind(address).await?)))
+    }
+
+    /// The TCP address that was bound.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match &self.0 {
+            Kind::Unix { .. } => None,
+            Kind::Tcp(listener) => listener.local_addr().ok(),
+        }
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<(ReadHalf, WriteHalf)> {
+        match &self.0 {
+            Kind::Unix { listener, .. } => {
+                let (reader, writer) = listener.accept().await?.0.into_split();
+                Ok((Box::new(reader), Box::new(writer)))
+            }
+            Kind::Tcp(listener) => {
+                let stream = listener.accept().await?.0;
+                stream.set_nodelay(true)?;
+                let (reader, writer) = stream.into_split();
+                Ok((Box::new(reader), Box::new(writer)))
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Kind::Unix { path, .. } = &self.0 {
+            // A file that stays is replaced at the next start.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+async fn remove_stale(path: &Path) -> io::Result<()> {
+    let kind = match tokio::fs::symlink_metadata(path).await {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !kind.is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            format!("{} is not a socket", path.display()),
+        ));
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("{} is served already", path.display()),
+        )),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            tokio::fs::remove_file(path).await
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,84 @@
+"""Installs what the suites need and builds Basalt, on a machine where nothing is prepared.
+
+Debian packages come from apt (with sudo when not root), Python packages into a virtual
+environment of their own under target/. Everything is skipped when it is there already.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VENV = ROOT / "target" / "tests-venv"
+BINARY = ROOT / "target" / "release" / "basalt"
+
+# command that shows the package is there -> Debian package
+APT_PACKAGES = {
+    "qemu-img": "qemu-utils",
+    "qemu-io": "qemu-utils",
+    "mke2fs": "e2fsprogs",
+    "debugfs": "e2fsprogs",
+}
+WRK = {"wrk": "wrk"}
+PYPI_PACKAGES = ["python-openstackclient"]
+
+
+def _run(*command: str) -> None:
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if result.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{result.stdout[-4000:]}")
+
+
+def _as_root(*command: str) -> None:
+    _run(*([] if os.geteuid() == 0 else ["sudo"]), *command)
+
+
+def _find(command: str) -> str | None:
+    return shutil.which(command, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def apt(packages: dict[str, str]) -> None:
+    """Installs the Debian packages whose command is missing."""
+    missing = sorted({package for command, package in packages.items() if not _find(command)})
+    if not missing:
+        return
+    print(f"installing {' '.join(missing)}", flush=True)
+    os.environ["DEBIAN_FRONTEND"] = "noninteractive"
+    _as_root("apt-get", "update")
+    _as_root("apt-get", "install", "-y", "--no-install-recommends", *missing)
+
+
+def virtual_environment() -> Path:
+    """The environment with the newest OpenStack client; made on first use."""
+    python = VENV / "bin" / "python"
+    ready = VENV / "ready"
+    if ready.exists():
+        return python
+    print("installing python-openstackclient from PyPI", flush=True)
+    if subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True).returncode:
+        apt({"no-such-command-ensurepip": "python3-venv"})
+    shutil.rmtree(VENV, ignore_errors=True)
+    _run(sys.executable, "-m", "venv", str(VENV))
+    _run(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PYPI_PACKAGES)
+    ready.touch()
+    return python
+
+
+def build() -> Path:
+    """Builds the release binary; cargo does nothing where it is up to date."""
+    if subprocess.run(["cargo", "build", "--release", "--locked", "-p", "basalt"], cwd=ROOT).returncode:
+        sys.exit("cargo build failed")
+    return BINARY
+
+
+def enter() -> None:
+    """Prepares everything, then continues the calling script under the environment's Python."""
+    os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    if Path(sys.prefix).resolve() == VENV.resolve():
+        return
+    apt(APT_PACKAGES)
+    python = virtual_environment()
+    build()
+    os.execv(python, [str(python), *sys.argv])

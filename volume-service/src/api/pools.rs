@@ -1,0 +1,60 @@
+//! `GET scheduler-stats/get_pools`.
+
+use axum::Json;
+use rest::{QueryParams, filter};
+use serde::Serialize;
+
+use super::Answer;
+use super::call::Call;
+use super::views::time;
+use crate::db::services::{self, Capabilities, Pool};
+
+/// `{"pools": […]}`
+#[derive(Serialize)]
+pub(super) struct List {
+    pools: Vec<PoolView>,
+}
+
+#[derive(Serialize)]
+struct PoolView {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capabilities: Option<CapabilitiesView>,
+}
+
+#[derive(Serialize)]
+struct CapabilitiesView {
+    #[serde(flatten)]
+    reported: Capabilities,
+    timestamp: String,
+}
+
+fn view(pool: Pool, detail: bool) -> PoolView {
+    let capabilities = detail.then(|| CapabilitiesView {
+        timestamp: time(pool.reported_at),
+        reported: pool.capabilities,
+    });
+    PoolView {
+        name: pool.name,
+        capabilities,
+    }
+}
+
+/// `GET scheduler-stats/get_pools?detail=&name=` (the name since 3.28)
+pub(super) async fn index(call: Call, query: QueryParams) -> Answer<Json<List>> {
+    call.enforce_own("scheduler_extension:scheduler_stats:get_pools")?;
+    let detail = query
+        .get("detail")
+        .map(|text| filter::require_bool("detail", text))
+        .transpose()?;
+    let name = query.get("name").filter(|_| call.at_least(28));
+    let pools = services::pools(&call.service.database).await?;
+    let shown = pools
+        .into_iter()
+        .filter(|pool| name.is_none_or(|name| pool.name == name));
+    Ok(Json(List {
+        pools: shown
+            .map(|pool| view(pool, detail.unwrap_or(false)))
+            .collect(),
+    }))
+}

@@ -1,0 +1,78 @@
+//! Volume types in answers.
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::super::call::Call;
+use super::NextPage;
+use crate::db::volume_types::ExtraSpecs;
+use crate::domain::types::TypeDetails;
+
+/// The extra specs that every user may see.
+const USER_VISIBLE: &[&str] = &[
+    "RESKEY:availability_zones",
+    "multiattach",
+    "replication_enabled",
+];
+
+/// `{"volume_type": …}`
+#[derive(Debug, Serialize)]
+pub(in crate::api) struct One {
+    pub volume_type: TypeView,
+}
+
+/// `{"volume_types": […]}`
+#[derive(Debug, Serialize)]
+pub(in crate::api) struct List {
+    pub volume_types: Vec<TypeView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_type_links: NextPage,
+}
+
+#[derive(Debug, Serialize)]
+pub(in crate::api) struct TypeView {
+    id: Uuid,
+    name: String,
+    is_public: bool,
+    description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra_specs: Option<ExtraSpecs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    qos_specs_id: Option<Option<Uuid>>,
+    #[serde(
+        rename = "os-volume-type-access:is_public",
+        skip_serializing_if = "Option::is_none"
+    )]
+    access_is_public: Option<bool>,
+}
+
+impl TypeView {
+    pub fn new(call: &Call, details: TypeDetails) -> Self {
+        let TypeDetails {
+            volume_type,
+            extra_specs,
+        } = details;
+        let specs = call.allows_own("volume_extension:access_types_extra_specs");
+        TypeView {
+            id: volume_type.id,
+            name: volume_type.name,
+            is_public: volume_type.is_public,
+            description: volume_type.description,
+            extra_specs: specs.then(|| visible_specs(call, extra_specs)),
+            qos_specs_id: call
+                .allows_own("volume_extension:access_types_qos_specs_id")
+                .then_some(None),
+            access_is_public: call
+                .allows_own("volume_extension:volume_type_access")
+                .then_some(volume_type.is_public),
+        }
+    }
+}
+
+/// The extra specs that this caller may see.
+pub(in crate::api) fn visible_specs(call: &Call, mut specs: ExtraSpecs) -> ExtraSpecs {
+    if !call.allows_own("volume_extension:types_extra_specs:read_sensitive") {
+        specs.retain(|key, _| USER_VISIBLE.contains(&key.as_str()));
+    }
+    specs
+}

@@ -1,0 +1,127 @@
+//! `POST volumes`.
+
+use axum::Json;
+use http::StatusCode;
+use rest::validate::Object;
+use rest::{BadInput, JsonBody};
+
+use super::call::Call;
+use super::views::volumes::{One, VolumeView};
+use super::{Answer, body};
+use crate::domain::volume_create::{self as domain, Request, SourceRef};
+
+const MULTIATTACH_REMOVED: &str = "multiattach parameter has been removed. The default behavior is to use multiattach \
+     enabled volume types. Contact your administrator to create a multiattach enabled volume type and use it to \
+     create multiattach volumes.";
+const HINTS: &str = "OS-SCH-HNT:scheduler_hints";
+const KEYS: &[&str] = &[
+    "name",
+    "description",
+    "display_name",
+    "display_description",
+    "volume_type",
+    "metadata",
+    "snapshot_id",
+    "source_volid",
+    "consistencygroup_id",
+    "size",
+    "availability_zone",
+    "multiattach",
+    "image_id",
+    "imageRef",
+    "group_id",
+    "backup_id",
+    HINTS,
+];
+
+/// `POST volumes`
+pub(super) async fn create(call: Call, body: JsonBody) -> Answer<(StatusCode, Json<One>)> {
+    let body = body::required(body)?;
+    let body = Object::new(&body)?;
+    body.only(&["volume", HINTS])?;
+    body.object(HINTS)?;
+    let request = parse(&call, &body.required_object("volume")?)?;
+    let details = domain::create(&call.service, &call.context, request).await?;
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(One {
+            volume: VolumeView::plain(&call, details),
+        }),
+    ))
+}
+
+fn parse(call: &Call, volume: &Object<'_>) -> Result<Request, BadInput> {
+    if call.at_least(53) {
+        volume.only(KEYS)?;
+    }
+    if volume.boolean("multiattach")?.unwrap_or(false) {
+        return Err(BadInput::new(MULTIATTACH_REMOVED));
+    }
+    let size_gib = volume
+        .integer("size", 1..=body::MAX_INT)?
+        .and_then(|size| u32::try_from(size).ok());
+    let group = if call.at_least(13) {
+        volume.string("group_id", 0..=255)?
+    } else {
+        None
+    };
+    if group
+        .or(volume.uuid("consistencygroup_id")?)
+        .is_some_and(|id| !id.is_empty())
+    {
+        return Err(BadInput::invalid_input(
+            "volumes cannot be created in groups",
+        ));
+    }
+    Ok(Request {
+        size_gib,
+        name: body::name(volume)?,
+        description: body::description(volume)?,
+        volume_type: volume.string("volume_type", 0..=255)?.map(str::to_owned),
+        metadata: body::metadata(volume)?,
+        availability_zone: volume
+            .string("availability_zone", 1..=255)?
+            .map(|zone| zone.trim().to_owned()),
+        source: source(call, volume)?,
+    })
+}
+
+/// The source that the request names; it may name one at most.
+fn source(call: &Call, volume: &Object<'_>) -> Result<SourceRef, BadInput> {
+    let image = volume
+        .string("imageRef", 0..=255)?
+        .or(volume.string("image_id", 0..=255)?);
+    let backup = if call.at_least(47) {
+        volume.uuid("backup_id")?
+    } else {
+        None
+    };
+    let mut named = vec![
+        ("backup", backup.map(|id| SourceRef::Backup(id.to_owned()))),
+        ("imageRef", image.map(|id| SourceRef::Image(id.to_owned()))),
+        (
+            "snapshot",
+            volume
+                .uuid("snapshot_id")?
+                .map(|id| SourceRef::Snapshot(id.to_owned())),
+        ),
+        (
+            "source_volume",
+            volume
+                .uuid("source_volid")?
+                .map(|id| SourceRef::Volume(id.to_owned())),
+        ),
+    ];
+    named.retain(|(_, source)| source.is_some());
+    if named.len() > 1 {
+        let names: Vec<_> = named.iter().map(|(name, _)| *name).collect();
+        return Err(BadInput::invalid_input(format!(
+            "May specify only one of {}",
+            names.join(", ")
+        )));
+    }
+    Ok(named
+        .pop()
+        .and_then(|(_, source)| source)
+        .unwrap_or(SourceRef::Nothing))
+}

@@ -1,0 +1,40 @@
+//! What the API does, apart from HTTP: check the state, check the quota, write rows and flow in
+//! one transaction, ring the doorbell. A file per resource.
+
+pub mod backups;
+pub mod limits;
+pub mod listing;
+pub mod messages;
+pub mod quota;
+pub mod services;
+pub mod snapshots;
+pub mod types;
+pub mod volume_actions;
+pub mod volume_create;
+pub mod volume_delete;
+pub mod volume_image;
+pub mod volumes;
+
+use rest::RequestContext;
+use uuid::Uuid;
+
+use crate::flows::Requester;
+
+/// Who asks, as flows keep it. `project_id` is the resource's owner, who gets its messages.
+pub(crate) fn requester(context: &RequestContext, project_id: &str) -> Requester {
+    Requester {
+        request_id: context.request_id.clone(),
+        project_id: project_id.to_owned(),
+        user_id: context.user_id.clone(),
+    }
+}
+
+/// Whether the caller may know that a resource of `project_id` exists.
+pub(crate) fn sees(context: &RequestContext, project_id: &str) -> bool {
+    context.is_admin || context.project_id.as_deref() == Some(project_id)
+}
+
+/// An id out of a URL or a body; what is no uuid names nothing.
+pub(crate) fn parse_id(text: &str) -> Option<Uuid> {
+    Uuid::parse_str(text).ok()
+}

@@ -1,0 +1,236 @@
+//! Quotas: the limits that hold for a project, and the check inside the inserting transaction.
+//!
+//! Limits come from the options, then the quota class `default`, then what was set for the
+//! project. Per-type resources (`volumes_<type>`, `snapshots_<type>`, `gigabytes_<type>`) are
+//! unlimited unless somebody set them.
+
+use database::Tx;
+
+use crate::db::Source;
+use crate::db::quotas::{self, Amount, Limits, Usage};
+use crate::db::volume_types::VolumeType;
+use crate::{Error, Options, Result};
+
+/// The largest limit (a signed 32-bit integer in Cinder's database).
+pub const MAX_LIMIT: i64 = 2_147_483_647;
+/// The quota class whose limits are every project's defaults.
+pub const DEFAULT_CLASS: &str = "default";
+
+/// The resources that are not per type, with the limits of the options.
+pub fn option_limits(options: &Options) -> Limits {
+    [
+        ("backup_gigabytes", options.quota_backup_gigabytes),
+        ("backups", options.quota_backups),
+        ("gigabytes", options.quota_gigabytes),
+        ("groups", options.quota_groups),
+        ("per_volume_gigabytes", options.per_volume_size_limit),
+        ("snapshots", options.quota_snapshots),
+        ("volumes", options.quota_volumes),
+    ]
+    .map(|(resource, limit)| (resource.to_owned(), limit))
+    .into()
+}
+
+/// The names of the per-type resources of one type.
+pub fn type_resources(type_name: &str) -> [String; 3] {
+    ["gigabytes", "snapshots", "volumes"].map(|resource| format!("{resource}_{type_name}"))
+}
+
+/// The limits of a project that has none of its own.
+pub async fn default_limits<'a>(options: &Options, from: impl Into<Source<'a>>) -> Result<Limits> {
+    let mut limits = option_limits(options);
+    limits.extend(quotas::of_class(from, DEFAULT_CLASS).await?);
+    Ok(limits)
+}
+
+/// The limits that hold for a project.
+pub async fn effective_limits(options: &Options, tx: &mut Tx, project_id: &str) -> Result<Limits> {
+    let mut limits = default_limits(options, &mut *tx).await?;
+    limits.extend(quotas::of_project(&mut *tx, project_id).await?);
+    Ok(limits)
+}
+
+/// What a transaction is about to add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Addition {
+    Volume,
+    Snapshot,
+    /// A volume grows; `size_gib` is by how much, `to_gib` the new size.
+    Growth {
+        to_gib: u32,
+    },
+}
+
+/// Checks that `project_id` may add this, under the project's lock, which the transaction keeps.
+///
+/// Errors: [`Error::OverQuota`] with Cinder's text for the first resource that is over.
+pub async fn check_volumes(
+    options: &Options,
+    tx: &mut Tx,
+    project_id: &str,
+    volume_type: &VolumeType,
+    addition: Addition,
+    size_gib: u32,
+) -> Result<()> {
+    quotas::lock(tx, project_id).await?;
+    let limits = effective_limits(options, tx, project_id).await?;
+    let volume_size_gib = match addition {
+        Addition::Volume => Some(size_gib),
+        Addition::Growth { to_gib } => Some(to_gib),
+        Addition::Snapshot => None,
+    };
+    if let Some(size_gib) = volume_size_gib {
+        check_volume_size(&limits, size_gib)?;
+    }
+    let usage = quotas::volume_usage(&mut *tx, project_id).await?;
+    let consumed = Consumed::of(options, &usage, volume_type);
+    let gigabytes = match addition {
+        Addition::Snapshot if options.no_snapshot_gb_quota => 0,
+        _ => i64::from(size_gib),
+    };
+    let type_name = &volume_type.name;
+    check_size(&limits, "gigabytes", consumed.gigabytes, gigabytes)?;
+    check_size(
+        &limits,
+        &format!("gigabytes_{type_name}"),
+        consumed.type_gigabytes,
+        gigabytes,
+    )?;
+    let (resource, all, of_type) = match addition {
+        Addition::Volume => ("volumes", consumed.volumes, consumed.type_volumes),
+        Addition::Snapshot => ("snapshots", consumed.snapshots, consumed.type_snapshots),
+        Addition::Growth { .. } => return Ok(()),
+    };
+    check_count(&limits, resource, resource, all)?;
+    check_count(
+        &limits,
+        resource,
+        &format!("{resource}_{type_name}"),
+        of_type,
+    )
+}
+
+/// Checks that `project_id` may add a backup of `size_gib`.
+pub async fn check_backup(
+    options: &Options,
+    tx: &mut Tx,
+    project_id: &str,
+    size_gib: u32,
+) -> Result<()> {
+    quotas::lock(tx, project_id).await?;
+    let limits = effective_limits(options, tx, project_id).await?;
+    let used = quotas::backup_usage(&mut *tx, project_id).await?;
+    let (limit, size_gib) = (limit_of(&limits, "backup_gigabytes"), i64::from(size_gib));
+    if exceeds(limit, used.size_gib, size_gib) {
+        return Err(Error::OverQuota(format!(
+            "Requested backup exceeds allowed Backup gigabytes quota. Requested {size_gib}G, quota is {limit}G \
+             and {}G has been consumed.",
+            used.size_gib
+        )));
+    }
+    check_count(&limits, "backups", "backups", used.count)
+}
+
+/// What a project uses, summed as the resources are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Consumed {
+    pub volumes: i64,
+    pub snapshots: i64,
+    pub gigabytes: i64,
+    pub type_volumes: i64,
+    pub type_snapshots: i64,
+    pub type_gigabytes: i64,
+}
+
+impl Consumed {
+    /// The sums over all types, and over one.
+    pub fn of(options: &Options, usage: &Usage, volume_type: &VolumeType) -> Self {
+        let mut consumed = Consumed::of_all(options, usage);
+        let volumes = usage
+            .volumes
+            .get(&volume_type.id)
+            .copied()
+            .unwrap_or_default();
+        let snapshots = usage
+            .snapshots
+            .get(&volume_type.id)
+            .copied()
+            .unwrap_or_default();
+        consumed.type_volumes = volumes.count;
+        consumed.type_snapshots = snapshots.count;
+        consumed.type_gigabytes = gigabytes(options, volumes, snapshots);
+        consumed
+    }
+
+    /// The sums over all types.
+    pub fn of_all(options: &Options, usage: &Usage) -> Self {
+        let sum = |amounts: &std::collections::HashMap<_, Amount>| {
+            amounts
+                .values()
+                .fold(Amount::default(), |sum, amount| Amount {
+                    count: sum.count.saturating_add(amount.count),
+                    size_gib: sum.size_gib.saturating_add(amount.size_gib),
+                })
+        };
+        let (volumes, snapshots) = (sum(&usage.volumes), sum(&usage.snapshots));
+        Consumed {
+            volumes: volumes.count,
+            snapshots: snapshots.count,
+            gigabytes: gigabytes(options, volumes, snapshots),
+            ..Consumed::default()
+        }
+    }
+}
+
+fn gigabytes(options: &Options, volumes: Amount, snapshots: Amount) -> i64 {
+    let of_snapshots = if options.no_snapshot_gb_quota {
+        0
+    } else {
+        snapshots.size_gib
+    };
+    volumes.size_gib.saturating_add(of_snapshots)
+}
+
+fn limit_of(limits: &Limits, resource: &str) -> i64 {
+    limits.get(resource).copied().unwrap_or(-1)
+}
+
+fn exceeds(limit: i64, used: i64, added: i64) -> bool {
+    limit >= 0 && added > 0 && used.saturating_add(added) > limit
+}
+
+fn check_volume_size(limits: &Limits, size_gib: u32) -> Result<()> {
+    let limit = limit_of(limits, "per_volume_gigabytes");
+    if !exceeds(limit, 0, i64::from(size_gib)) {
+        return Ok(());
+    }
+    Err(Error::OverQuota(format!(
+        "Requested volume size {size_gib}G is larger than maximum allowed limit {limit}G."
+    )))
+}
+
+fn check_size(limits: &Limits, resource: &str, used: i64, added: i64) -> Result<()> {
+    let limit = limit_of(limits, resource);
+    if !exceeds(limit, used, added) {
+        return Ok(());
+    }
+    Err(Error::OverQuota(format!(
+        "Requested volume or snapshot exceeds allowed {resource} quota. Requested {added}G, quota is {limit}G \
+         and {used}G has been consumed."
+    )))
+}
+
+fn check_count(limits: &Limits, what: &str, resource: &str, used: i64) -> Result<()> {
+    let limit = limit_of(limits, resource);
+    if !exceeds(limit, used, 1) {
+        return Ok(());
+    }
+    let quota = if what == "volumes" {
+        format!(" for quota '{resource}'.")
+    } else {
+        String::new()
+    };
+    Err(Error::OverQuota(format!(
+        "Maximum number of {what} allowed ({limit}) exceeded{quota}"
+    )))
+}

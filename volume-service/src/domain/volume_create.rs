@@ -1,0 +1,500 @@
+//! Creating a volume: from nothing, a snapshot, a volume, an image, a backup.
+
+use database::Tx;
+use rest::RequestContext;
+use uuid::Uuid;
+
+use super::quota::{self, Addition};
+use super::volumes::VolumeDetails;
+use super::{backups, requester, services, snapshots, types, volumes};
+use crate::db::backups::Backup;
+use crate::db::metadata::{self, Kind, Metadata};
+use crate::db::snapshots::Snapshot;
+use crate::db::volume_types::VolumeType;
+use crate::db::volumes::{NewVolume, Volume};
+use crate::db::{self, Change, Outcome, status};
+use crate::flows::{self, CreateVolume, CreateVolumeParams, VolumeSource};
+use crate::images::{self, Image};
+use crate::{Error, Result, SCHEDULER_QUEUE, VolumeService};
+
+/// The states of a volume that can be cloned.
+const CLONEABLE: &[&str] = &[status::AVAILABLE, status::IN_USE];
+
+/// What a client names as the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceRef {
+    Nothing,
+    Snapshot(String),
+    Volume(String),
+    /// An id, or a URL that ends with one.
+    Image(String),
+    Backup(String),
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// None: the source's.
+    pub size_gib: Option<u32>,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    /// Id or name.
+    pub volume_type: Option<String>,
+    pub metadata: Metadata,
+    pub availability_zone: Option<String>,
+    pub source: SourceRef,
+}
+
+/// A source that was found.
+enum Found {
+    Nothing,
+    Snapshot {
+        snapshot: Box<Snapshot>,
+        volume: Box<Volume>,
+    },
+    Volume(Box<Volume>),
+    Image(Box<Image>),
+    Backup(Box<Backup>),
+}
+
+/// Checks the request, inserts the volume and its flow, and rings the doorbell.
+///
+/// Errors: everything that Cinder refuses; nothing is left behind then.
+pub async fn create(
+    service: &VolumeService,
+    context: &RequestContext,
+    request: Request,
+) -> Result<VolumeDetails> {
+    let rule = match request.source {
+        SourceRef::Image(_) => "volume:create_from_image",
+        _ => "volume:create",
+    };
+    service.policy.enforce(context, rule, context)?;
+    let asked_type = match request
+        .volume_type
+        .as_deref()
+        .filter(|name| !name.is_empty())
+    {
+        Some(name) => Some(types::find(service, context, name).await?),
+        None => None,
+    };
+    let source = find_source(service, context, &request.source).await?;
+    let size_gib = volume_size(request.size_gib, &source)?;
+    if let Found::Image(image) = &source {
+        check_image(image, size_gib)?;
+    }
+    let volume_type = choose_type(service, context, asked_type, &source).await?;
+    let availability_zone =
+        choose_zone(service, request.availability_zone.as_deref(), &source).await?;
+    let host = source.fixed_host();
+    let new = NewVolume {
+        id: Uuid::new_v4(),
+        user_id: context.user_id.clone(),
+        project_id: context.project().to_owned(),
+        name: request.name,
+        description: request.description,
+        size_gib,
+        availability_zone,
+        host: host.clone(),
+        volume_type_id: volume_type.id,
+        snapshot_id: source.snapshot_id(),
+        source_volid: source.source_volid(),
+        multiattach: is_multiattach(service, context, &volume_type).await?,
+        consumes_quota: true,
+    };
+    let queue = host
+        .as_deref()
+        .map_or_else(|| SCHEDULER_QUEUE.to_owned(), flows::volume_queue);
+    let volume = insert(
+        service,
+        context,
+        new,
+        &volume_type,
+        &request.metadata,
+        source,
+        &queue,
+    )
+    .await?;
+    service.doorbell.ring(&queue);
+    Ok(VolumeDetails {
+        volume,
+        type_name: Some(volume_type.name),
+        metadata: request.metadata,
+        image_metadata: Metadata::new(),
+    })
+}
+
+/// The one transaction: quota, the source's state once more, row, metadata, flow.
+async fn insert(
+    service: &VolumeService,
+    context: &RequestContext,
+    new: NewVolume,
+    volume_type: &VolumeType,
+    user_metadata: &Metadata,
+    source: Found,
+    queue: &str,
+) -> Result<Volume> {
+    let (volume_id, size_gib, project_id) = (new.id, new.size_gib, new.project_id.clone());
+    let mut tx = service.database.begin().await?;
+    quota::check_volumes(
+        &service.options,
+        &mut tx,
+        &project_id,
+        volume_type,
+        Addition::Volume,
+        size_gib,
+    )
+    .await?;
+    source.claim(&mut tx).await?;
+    let mut volume = db::volumes::insert(&mut tx, new).await?;
+    if let Some(host) = &volume.host {
+        volume.service_uuid = db::services::id_of_host(&mut tx, host).await?;
+        Change::volume(volume_id)
+            .set("service_uuid = ?", volume.service_uuid)
+            .apply(&mut tx)
+            .await?;
+    }
+    metadata::insert(&mut tx, Kind::Volume, volume_id, user_metadata).await?;
+    let params = CreateVolumeParams {
+        volume_id,
+        size_gib,
+        source: source.into_params(),
+    };
+    CreateVolume::new_flow(&params, queue, &requester(context, &project_id))?
+        .insert(&mut tx)
+        .await?;
+    tx.commit().await?;
+    Ok(volume)
+}
+
+async fn find_source(
+    service: &VolumeService,
+    context: &RequestContext,
+    source: &SourceRef,
+) -> Result<Found> {
+    match source {
+        SourceRef::Nothing => Ok(Found::Nothing),
+        SourceRef::Snapshot(id) => {
+            let snapshot = snapshots::get(service, context, id).await?;
+            check_state(
+                &snapshot.status,
+                &[status::AVAILABLE],
+                "snapshot",
+                Error::invalid_snapshot,
+            )?;
+            let volume = db::volumes::get(&service.database, snapshot.volume_id).await?;
+            let volume = volume.ok_or_else(|| volumes::not_found(snapshot.volume_id))?;
+            Ok(Found::Snapshot {
+                snapshot: Box::new(snapshot),
+                volume: Box::new(volume),
+            })
+        }
+        SourceRef::Volume(id) => {
+            let volume = volumes::get(service, context, id).await?;
+            check_state(
+                &volume.status,
+                CLONEABLE,
+                "source volume",
+                Error::invalid_volume,
+            )?;
+            if volume.host.is_none() {
+                return Err(Error::invalid_volume(
+                    "The source volume has not been scheduled to any host.",
+                ));
+            }
+            Ok(Found::Volume(Box::new(volume)))
+        }
+        SourceRef::Image(reference) => Ok(Found::Image(Box::new(
+            find_image(service, context, reference).await?,
+        ))),
+        SourceRef::Backup(id) => {
+            let backup = backups::get(service, context, id).await?;
+            check_state(
+                &backup.status,
+                &[status::AVAILABLE],
+                "backup",
+                Error::invalid_backup,
+            )?;
+            Ok(Found::Backup(Box::new(backup)))
+        }
+    }
+}
+
+fn check_state(
+    state: &str,
+    allowed: &[&str],
+    what: &str,
+    error: fn(String) -> Error,
+) -> Result<()> {
+    if allowed.contains(&state) {
+        return Ok(());
+    }
+    let allowed = allowed.join(", ");
+    Err(error(format!(
+        "Originating {what} status must be one of '{allowed}' values"
+    )))
+}
+
+/// The image of an id, of a URL that ends with one, or of a name that only one image has; as the
+/// caller's token shows it.
+async fn find_image(
+    service: &VolumeService,
+    context: &RequestContext,
+    reference: &str,
+) -> Result<Image> {
+    let token = context.token.expose();
+    let last = reference.rsplit('/').next().unwrap_or(reference);
+    if let Some(id) = super::parse_id(last) {
+        match service.images.show(token, id).await {
+            Ok(image) => return Ok(image),
+            // It may still be a name that looks like an id.
+            Err(images::Error::NotFound(_) | images::Error::Forbidden(_)) => {}
+            Err(other) => return Err(other.into()),
+        }
+    }
+    let mut named = match reference.is_empty() {
+        true => Vec::new(),
+        false => service.images.find_by_name(token, reference).await?,
+    };
+    if named.len() > 1 {
+        return Err(Error::Conflict(format!(
+            "Multiple matches found for '{reference}', use an ID to be more specific."
+        )));
+    }
+    named.pop().ok_or_else(|| {
+        let text = "Invalid image identifier or unable to access requested image.";
+        Error::Invalid(text.to_owned())
+    })
+}
+
+/// The size asked for, else the source's; at least the source's.
+fn volume_size(asked_gib: Option<u32>, source: &Found) -> Result<u32> {
+    let source_gib = match source {
+        Found::Snapshot { snapshot, .. } => Some(snapshot.size_gib),
+        Found::Volume(volume) => Some(volume.size_gib),
+        Found::Backup(backup) => Some(backup.size_gib),
+        Found::Nothing | Found::Image(_) => None,
+    };
+    let Some(size) = asked_gib.or(source_gib) else {
+        return Err(Error::invalid_input(
+            "Volume size 'None' must be an integer and greater than 0",
+        ));
+    };
+    if size == 0 {
+        return Err(Error::invalid_input(
+            "Volume size '0' must be an integer and greater than 0",
+        ));
+    }
+    let Some(least) = source_gib.filter(|least| size < *least) else {
+        return Ok(size);
+    };
+    Err(Error::invalid_input(match source {
+        Found::Snapshot { .. } => format!(
+            "Volume size '{size}'GB cannot be smaller than the snapshot size {least}GB. \
+             They must be >= original snapshot size."
+        ),
+        Found::Backup(_) => format!(
+            "Volume size {size}GB cannot be smaller than the backup size {least}GB. It must be >= backup size."
+        ),
+        _ => format!(
+            "Volume size '{size}'GB cannot be smaller than original volume size  {least}GB. \
+             They must be >= original volume size."
+        ),
+    }))
+}
+
+/// Active, and no larger than the volume in any way.
+fn check_image(image: &Image, size_gib: u32) -> Result<()> {
+    if image.status != "active" {
+        return Err(Error::invalid_input(format!(
+            "Image {} is not active.",
+            image.id
+        )));
+    }
+    let volume_gib = u64::from(size_gib);
+    let gib = |bytes: Option<u64>| bytes.unwrap_or(0).div_ceil(1 << 30);
+    let image_gib = gib(image.size);
+    if image_gib > volume_gib {
+        return Err(Error::invalid_input(format!(
+            "Size of specified image {image_gib}GB is larger than volume size {volume_gib}GB."
+        )));
+    }
+    if image.min_disk > volume_gib {
+        return Err(Error::invalid_input(format!(
+            "Volume size {volume_gib}GB cannot be smaller than the image minDisk size {}GB.",
+            image.min_disk
+        )));
+    }
+    let virtual_gib = gib(image.virtual_size);
+    if virtual_gib > volume_gib {
+        return Err(Error::invalid_input(format!(
+            "Image virtual size is {virtual_gib}GB and doesn't fit in a volume of size {volume_gib}GB."
+        )));
+    }
+    Ok(())
+}
+
+/// The type asked for, else the source's, else what the image names, else the default one.
+async fn choose_type(
+    service: &VolumeService,
+    context: &RequestContext,
+    asked: Option<VolumeType>,
+    source: &Found,
+) -> Result<VolumeType> {
+    if let Some(asked) = asked {
+        return Ok(asked);
+    }
+    let inherited = match source {
+        Found::Volume(volume) => Some(volume.volume_type_id),
+        Found::Snapshot { snapshot, .. } => Some(snapshot.volume_type_id),
+        _ => None,
+    };
+    if let Some(id) = inherited {
+        let found = db::volume_types::get(&service.database, id).await?;
+        return found.ok_or_else(|| Error::no_such("Volume type", id));
+    }
+    if let Found::Image(image) = source
+        && let Some(name) = image.properties.get("cinder_img_volume_type")
+    {
+        return types::find(service, context, name).await;
+    }
+    types::default_type(service).await
+}
+
+/// Whether the type's volumes may be attached more than once, which takes a rule of its own.
+async fn is_multiattach(
+    service: &VolumeService,
+    context: &RequestContext,
+    of: &VolumeType,
+) -> Result<bool> {
+    let specs = db::volume_types::extra_specs(&service.database, of.id).await?;
+    let multiattach = specs
+        .get("multiattach")
+        .is_some_and(|value| value == "<is> True");
+    if multiattach {
+        service
+            .policy
+            .enforce(context, "volume:multiattach", context)?;
+    }
+    Ok(multiattach)
+}
+
+/// The zone asked for, else the source's, else the default one; it must exist.
+async fn choose_zone(
+    service: &VolumeService,
+    asked: Option<&str>,
+    source: &Found,
+) -> Result<String> {
+    let source_zone = match source {
+        Found::Snapshot { volume, .. } => Some((volume.availability_zone.as_str(), "snapshot")),
+        Found::Volume(volume) => Some((volume.availability_zone.as_str(), "source volume")),
+        _ => None,
+    };
+    let options = &service.options;
+    let zone = asked
+        .or(source_zone.map(|(zone, _)| zone))
+        .unwrap_or(options.default_zone());
+    let known = services::zones(service).await?;
+    let zone = if known.contains_key(zone) {
+        zone
+    } else if options.allow_availability_zone_fallback {
+        options.default_zone()
+    } else {
+        return Err(Error::Invalid(format!(
+            "Availability zone '{zone}' is invalid."
+        )));
+    };
+    match source_zone {
+        Some((source_zone, what)) if options.cloned_volume_same_az && source_zone != zone => {
+            Err(Error::invalid_input(format!(
+                "Volume must be in the same availability zone as the {what}"
+            )))
+        }
+        _ => Ok(zone.to_owned()),
+    }
+}
+
+impl Found {
+    /// Clones are made where their source is.
+    fn fixed_host(&self) -> Option<String> {
+        match self {
+            Found::Snapshot { volume, .. } | Found::Volume(volume) => volume.host.clone(),
+            Found::Nothing | Found::Image(_) | Found::Backup(_) => None,
+        }
+    }
+
+    fn snapshot_id(&self) -> Option<Uuid> {
+        match self {
+            Found::Snapshot { snapshot, .. } => Some(snapshot.id),
+            _ => None,
+        }
+    }
+
+    fn source_volid(&self) -> Option<Uuid> {
+        match self {
+            Found::Volume(volume) => Some(volume.id),
+            _ => None,
+        }
+    }
+
+    /// Checks inside the transaction that the source is still there and usable: the flow's
+    /// shared lock then keeps it from being deleted. A backup becomes `restoring`.
+    async fn claim(&self, tx: &mut Tx) -> Result<()> {
+        match self {
+            Found::Nothing | Found::Image(_) => Ok(()),
+            Found::Snapshot { snapshot, .. } => {
+                let current = db::snapshots::get(&mut *tx, snapshot.id).await?;
+                let current = current.ok_or_else(|| Error::no_such("Snapshot", snapshot.id))?;
+                check_state(
+                    &current.status,
+                    &[status::AVAILABLE],
+                    "snapshot",
+                    Error::invalid_snapshot,
+                )
+            }
+            Found::Volume(volume) => {
+                let current = db::volumes::get(&mut *tx, volume.id).await?;
+                let current = current.ok_or_else(|| volumes::not_found(volume.id))?;
+                check_state(
+                    &current.status,
+                    CLONEABLE,
+                    "source volume",
+                    Error::invalid_volume,
+                )
+            }
+            Found::Backup(backup) => {
+                let change = Change::backup(backup.id)
+                    .when(&[status::AVAILABLE])
+                    .status(status::RESTORING);
+                match change.apply(tx).await? {
+                    Outcome::Done => Ok(()),
+                    Outcome::NotFound => Err(Error::no_such("Backup", backup.id)),
+                    Outcome::WrongState { status: state } => check_state(
+                        &state,
+                        &[status::AVAILABLE],
+                        "backup",
+                        Error::invalid_backup,
+                    ),
+                }
+            }
+        }
+    }
+
+    fn into_params(self) -> VolumeSource {
+        match self {
+            Found::Nothing => VolumeSource::Empty,
+            Found::Snapshot { snapshot, .. } => VolumeSource::Snapshot {
+                snapshot_id: snapshot.id,
+                volume_id: snapshot.volume_id,
+            },
+            Found::Volume(volume) => VolumeSource::Volume {
+                volume_id: volume.id,
+            },
+            Found::Image(image) => VolumeSource::Image { image: *image },
+            Found::Backup(backup) => VolumeSource::Backup {
+                backup_id: backup.id,
+                volume_id: backup.volume_id,
+            },
+        }
+    }
+}

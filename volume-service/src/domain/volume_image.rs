@@ -1,0 +1,156 @@
+//! A volume and images: uploading one as an image, and the metadata it has from one.
+
+use std::collections::BTreeMap;
+
+use rest::RequestContext;
+
+use super::{requester, volume_actions, volumes};
+use crate::db::metadata::{self, Kind, Metadata};
+use crate::db::volumes::Volume;
+use crate::db::{Change, Outcome, status};
+use crate::flows::{UploadVolume, UploadVolumeParams};
+use crate::images::{Image, NewImage};
+use crate::{Error, Result, VolumeService};
+
+/// Keys of image metadata that an uploaded image has as attributes (Cinder's
+/// `glance_core_properties`).
+const CORE_KEYS: &[&str] = &[
+    "checksum",
+    "container_format",
+    "disk_format",
+    "image_id",
+    "image_name",
+    "min_disk",
+    "min_ram",
+    "name",
+    "size",
+];
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    pub image_name: String,
+    /// Upload although the volume is in use, where the operator allows it.
+    pub force: bool,
+    pub disk_format: String,
+    pub container_format: String,
+    pub visibility: Option<String>,
+    pub protected: Option<bool>,
+}
+
+/// Makes the image's record, sets the volume `uploading` and inserts the flow.
+pub async fn upload(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume: &Volume,
+    upload: Upload,
+) -> Result<Image> {
+    let force = upload.force && service.options.enable_force_upload;
+    let expected: &[&str] = if force {
+        &[status::AVAILABLE, status::IN_USE]
+    } else {
+        &[status::AVAILABLE]
+    };
+    if !expected.contains(&volume.status.as_str()) {
+        return Err(wrong_state(volume, expected));
+    }
+    let queue = volume_actions::queue_of(volume)?;
+    let disk_format = upload.disk_format.clone();
+    let new = new_image(service, volume, upload).await?;
+    let image = service.images.create(context.token.expose(), &new).await?;
+    let params = UploadVolumeParams {
+        volume_id: volume.id,
+        image_id: image.id,
+        disk_format,
+    };
+    let inserted = insert(service, context, volume, expected, &queue, &params).await;
+    if let Err(error) = inserted {
+        if let Err(left) = service.images.delete(image.id).await {
+            tracing::warn!(image = %image.id, error = %left, "the record of a refused upload stays");
+        }
+        return Err(error);
+    }
+    service.doorbell.ring(&queue);
+    Ok(image)
+}
+
+async fn insert(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume: &Volume,
+    expected: &[&'static str],
+    queue: &str,
+    params: &UploadVolumeParams,
+) -> Result<()> {
+    let mut tx = service.database.begin().await?;
+    let change = Change::volume(volume.id)
+        .when(expected)
+        .set_expression("previous_status = status")
+        .status(status::UPLOADING);
+    match change.apply(&mut tx).await? {
+        Outcome::Done => {}
+        Outcome::NotFound => return Err(volumes::not_found(volume.id)),
+        Outcome::WrongState { .. } => return Err(wrong_state(volume, expected)),
+    }
+    UploadVolume::new_flow(params, queue, &requester(context, &volume.project_id))?
+        .insert(&mut tx)
+        .await?;
+    Ok(tx.commit().await?)
+}
+
+fn wrong_state(volume: &Volume, expected: &[&str]) -> Error {
+    Error::invalid_volume(format!(
+        "Volume {} status must be {}",
+        volume.id,
+        expected.join(" or ")
+    ))
+}
+
+/// The record with the properties that the volume has from its own image.
+async fn new_image(service: &VolumeService, volume: &Volume, upload: Upload) -> Result<NewImage> {
+    let from_image = metadata::get(&service.database, Kind::VolumeImage, volume.id).await?;
+    let number = |key: &str| from_image.get(key).and_then(|text| text.parse().ok());
+    let (min_disk, min_ram) = (number("min_disk"), number("min_ram"));
+    let kept = |key: &String| !CORE_KEYS.contains(&key.as_str()) && !key.starts_with("os_glance");
+    let properties: BTreeMap<_, _> = from_image
+        .into_iter()
+        .filter(|(key, _)| kept(key))
+        .collect();
+    Ok(NewImage {
+        name: upload.image_name,
+        disk_format: upload.disk_format,
+        container_format: upload.container_format,
+        visibility: upload.visibility,
+        protected: upload.protected,
+        min_disk,
+        min_ram,
+        properties,
+    })
+}
+
+/// Adds or replaces keys of `volume_image_metadata`; returns all there is afterwards.
+pub async fn set_metadata(
+    service: &VolumeService,
+    volume: &Volume,
+    entries: &Metadata,
+) -> Result<Metadata> {
+    let mut tx = service.database.begin().await?;
+    metadata::merge(&mut tx, Kind::VolumeImage, volume.id, entries).await?;
+    let all = metadata::get(&mut tx, Kind::VolumeImage, volume.id).await?;
+    tx.commit().await?;
+    Ok(all)
+}
+
+/// Removes one key of `volume_image_metadata`.
+pub async fn unset_metadata(service: &VolumeService, volume: &Volume, key: &str) -> Result<()> {
+    let mut tx = service.database.begin().await?;
+    if !metadata::delete_key(&mut tx, Kind::VolumeImage, volume.id, key).await? {
+        return Err(Error::NotFound("Metadata not found.".to_owned()));
+    }
+    Ok(tx.commit().await?)
+}
+
+/// All of `volume_image_metadata`.
+pub async fn show_metadata(service: &VolumeService, volume: &Volume) -> Result<Metadata> {
+    Ok(metadata::get(&service.database, Kind::VolumeImage, volume.id).await?)
+}

@@ -1,0 +1,586 @@
+//! The tasks of [`CreateVolume`] that make a volume of an image: a clone where the image lies
+//! raw in the same store, else its disk streamed into a new image.
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use database::Tx;
+use image_formats::{ByteSource, DiskExtent, Qcow2Reader};
+use serde::{Deserialize, Serialize};
+use storage::{ImageHandle, ImageStore, SnapshotSpec};
+use taskflow::{Retry, Run, Task, TaskError};
+
+use super::create_from_snapshot::wrong_source;
+use super::create_volume::{CreateVolume, VolumeSource, failed, place, remove_volume_image};
+use super::image_source::{HttpSource, Spool, format_failure, image_failure, parse_location};
+use super::outcome::settle;
+use super::steps::{
+    IMAGE_RETRY, ensure_clone, ensure_image, ensure_size, gib_to_bytes, store_failure,
+};
+use super::transfer::{HandleSource, PIECE_BYTES, check, write_sparse};
+use crate::db::{Change, status};
+use crate::images::{Client, Image};
+use crate::manager::Placement;
+
+/// The image cannot become a volume, whatever is tried.
+pub(super) const IMAGE_UNACCEPTABLE: &str = "ImageUnacceptable";
+/// The image's disk is larger than the volume.
+pub(super) const IMAGE_TOO_BIG: &str = "ImageTooBig";
+
+/// How the image can be read.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Cloned {
+    /// The volume is a clone of the image: nothing is left to copy.
+    pub cloned: bool,
+    /// Where the image's file lies in this store.
+    location: Option<SnapshotSpec>,
+}
+
+/// A clone of the image, where that is possible; else the volume becomes `downloading`.
+pub(super) struct CloneImage;
+
+#[async_trait]
+impl Task<CreateVolume> for CloneImage {
+    const NAME: &'static str = "clone_image";
+    type Output = Cloned;
+
+    fn retry(&self) -> Retry {
+        IMAGE_RETRY
+    }
+
+    async fn execute(&self, run: &Run<CreateVolume>) -> Result<Cloned, TaskError> {
+        let image = image(run)?;
+        check_formats(image)?;
+        let target = place(run).await?;
+        let location = local_copy(&run.ctx.images, image, target.store()).await?;
+        let Some(parent) = location.as_ref().filter(|_| is_raw(image)) else {
+            return Ok(Cloned {
+                cloned: false,
+                location,
+            });
+        };
+        let size_bytes = snapshot_size(target.store(), parent).await?;
+        check_size(size_bytes, run)?;
+        ensure_clone(target.store(), parent, &target.image).await?;
+        ensure_size(
+            target.store(),
+            &target.image,
+            gib_to_bytes(run.params.size_gib),
+        )
+        .await?;
+        Ok(Cloned {
+            cloned: true,
+            location,
+        })
+    }
+
+    async fn record(
+        &self,
+        run: &Run<CreateVolume>,
+        output: &Cloned,
+        tx: &mut Tx,
+    ) -> Result<(), TaskError> {
+        if output.cloned {
+            return Ok(());
+        }
+        let change = Change::volume(run.params.volume_id).when(&[status::CREATING]);
+        settle(tx, change.status(status::DOWNLOADING)).await
+    }
+
+    async fn revert(&self, run: &Run<CreateVolume>, _: Option<&Cloned>) -> Result<(), TaskError> {
+        remove_volume_image(run).await
+    }
+
+    async fn record_revert(
+        &self,
+        run: &Run<CreateVolume>,
+        _: Option<&Cloned>,
+        tx: &mut Tx,
+    ) -> Result<(), TaskError> {
+        failed(run, tx).await
+    }
+}
+
+/// The image's disk in a new image, unless the volume is a clone already. Run again, it writes
+/// the same bytes again.
+pub(super) struct CopyImage;
+
+#[async_trait]
+impl Task<CreateVolume> for CopyImage {
+    const NAME: &'static str = "copy_image";
+    type Output = ();
+
+    fn retry(&self) -> Retry {
+        IMAGE_RETRY
+    }
+
+    async fn execute(&self, run: &Run<CreateVolume>) -> Result<(), TaskError> {
+        let how = run.output::<CloneImage>()?;
+        if how.cloned {
+            return Ok(());
+        }
+        let image = image(run)?;
+        let target = place(run).await?;
+        ensure_image(
+            target.store(),
+            &target.image,
+            gib_to_bytes(run.params.size_gib),
+        )
+        .await?;
+        let handle = target
+            .store()
+            .open(&target.image, None)
+            .await
+            .map_err(store_failure)?;
+        if is_raw(image) {
+            copy_raw(run, image, handle.as_ref()).await?;
+        } else {
+            copy_qcow2(run, image, how.location.as_ref(), &target, handle.as_ref()).await?;
+        }
+        handle.flush().await.map_err(store_failure)
+    }
+
+    async fn revert(&self, run: &Run<CreateVolume>, _: Option<&()>) -> Result<(), TaskError> {
+        if let Some(target) = run.ctx.place_if_any(run.params.volume_id).await? {
+            Spool::of(&target).remove().await?;
+        }
+        remove_volume_image(run).await
+    }
+}
+
+/// The file of a raw image, as it arrives.
+async fn copy_raw(
+    run: &Run<CreateVolume>,
+    image: &Image,
+    target: &dyn ImageHandle,
+) -> Result<(), TaskError> {
+    let mut download = run
+        .ctx
+        .images
+        .download(image.id)
+        .await
+        .map_err(image_failure)?;
+    let mut writer = PieceWriter {
+        target,
+        offset: 0,
+        piece: BytesMut::with_capacity(PIECE_BYTES),
+    };
+    while let Some(chunk) = Client::next_chunk(&mut download)
+        .await
+        .map_err(image_failure)?
+    {
+        check(run)?;
+        check_size(writer.end().saturating_add(chunk.len() as u64), run)?;
+        writer.push(&chunk).await?;
+        run.progress(writer.end() as f64 / image.size.unwrap_or(u64::MAX).max(1) as f64)
+            .await;
+    }
+    let length_bytes = writer.end();
+    writer.write().await?;
+    check_complete(length_bytes, image)
+}
+
+/// Gathers chunks of any length into pieces worth writing.
+pub(super) struct PieceWriter<'a> {
+    pub target: &'a dyn ImageHandle,
+    pub offset: u64,
+    pub piece: BytesMut,
+}
+
+impl PieceWriter<'_> {
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(self.piece.len() as u64)
+    }
+
+    pub async fn push(&mut self, mut chunk: &[u8]) -> Result<(), TaskError> {
+        while !chunk.is_empty() {
+            let (now, later) = chunk.split_at(chunk.len().min(PIECE_BYTES - self.piece.len()));
+            self.piece.extend_from_slice(now);
+            chunk = later;
+            if self.piece.len() == PIECE_BYTES {
+                self.write().await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn write(&mut self) -> Result<(), TaskError> {
+        let piece: Bytes = self.piece.split().freeze();
+        write_sparse(self.target, self.offset, &piece).await?;
+        self.offset = self.offset.saturating_add(piece.len() as u64);
+        self.piece.reserve(PIECE_BYTES);
+        Ok(())
+    }
+}
+
+/// The disk of a qcow2 image, read from its copy in this store, or in ranges over HTTP, or,
+/// where the image service refuses ranges, from a temporary copy in the store.
+async fn copy_qcow2(
+    run: &Run<CreateVolume>,
+    image: &Image,
+    location: Option<&SnapshotSpec>,
+    target: &Placement<'_>,
+    handle: &dyn ImageHandle,
+) -> Result<(), TaskError> {
+    if let Some(location) = location {
+        let opened = target
+            .store()
+            .open(&location.image, Some(&location.snapshot))
+            .await;
+        let source = opened.map_err(store_failure)?;
+        let length_bytes = image
+            .size
+            .unwrap_or_else(|| source.size_bytes())
+            .min(source.size_bytes());
+        return copy_disk(
+            run,
+            HandleSource {
+                handle: source,
+                length_bytes,
+            },
+            handle,
+        )
+        .await;
+    }
+    let client = run.ctx.images.clone();
+    let length_bytes = match image.size {
+        Some(size) => size,
+        None => client
+            .show_as_service(image.id)
+            .await
+            .map_err(image_failure)?
+            .size
+            .unwrap_or(0),
+    };
+    let source = HttpSource {
+        client: client.clone(),
+        image_id: image.id,
+        length_bytes,
+    };
+    if source.takes_ranges().await.map_err(image_failure)? {
+        return copy_disk(run, source, handle).await;
+    }
+    let spool = Spool::of(target);
+    let source = spool.fill(&client, image.id, length_bytes, run).await?;
+    copy_disk(run, source, handle).await?;
+    spool.remove().await
+}
+
+async fn copy_disk(
+    run: &Run<CreateVolume>,
+    source: impl ByteSource,
+    target: &dyn ImageHandle,
+) -> Result<(), TaskError> {
+    let mut reader = Qcow2Reader::open(source).await.map_err(format_failure)?;
+    let size_bytes = reader.virtual_size_bytes();
+    check_size(size_bytes, run)?;
+    while let Some(extent) = reader.next_extent().await.map_err(format_failure)? {
+        check(run)?;
+        let end = match extent {
+            DiskExtent::Data { offset, data } => {
+                write_sparse(target, offset, &data).await?;
+                offset.saturating_add(data.len() as u64)
+            }
+            DiskExtent::Zero { offset, length } => offset.saturating_add(length),
+        };
+        run.progress(end as f64 / size_bytes.max(1) as f64).await;
+    }
+    Ok(())
+}
+
+/// The first of the image's locations that is a snapshot in this store.
+async fn local_copy(
+    client: &Client,
+    image: &Image,
+    store: &dyn ImageStore,
+) -> Result<Option<SnapshotSpec>, TaskError> {
+    for url in client.locations(image.id).await.map_err(image_failure)? {
+        let Some((fsid, snapshot)) = parse_location(&url) else {
+            continue;
+        };
+        if fsid == store.fsid()
+            && store
+                .open(&snapshot.image, Some(&snapshot.snapshot))
+                .await
+                .is_ok()
+        {
+            return Ok(Some(snapshot));
+        }
+    }
+    Ok(None)
+}
+
+async fn snapshot_size(store: &dyn ImageStore, snapshot: &SnapshotSpec) -> Result<u64, TaskError> {
+    let handle = store
+        .open(&snapshot.image, Some(&snapshot.snapshot))
+        .await
+        .map_err(store_failure)?;
+    Ok(handle.size_bytes())
+}
+
+fn image(run: &Run<CreateVolume>) -> Result<&Image, TaskError> {
+    match &run.params.source {
+        VolumeSource::Image { image } => Ok(image),
+        _ => Err(wrong_source()),
+    }
+}
+
+/// Formats whose file is the disk.
+fn is_raw(image: &Image) -> bool {
+    matches!(
+        image.disk_format.as_deref(),
+        Some("raw" | "iso" | "ami" | "ari" | "aki")
+    )
+}
+
+fn check_formats(image: &Image) -> Result<(), TaskError> {
+    let known = is_raw(image) || image.disk_format.as_deref() == Some("qcow2");
+    let bare = matches!(
+        image.container_format.as_deref(),
+        Some("bare" | "ami" | "ari" | "aki")
+    );
+    if known && bare {
+        return Ok(());
+    }
+    let (disk, container) = (
+        image.disk_format.as_deref(),
+        image.container_format.as_deref(),
+    );
+    let formats = format!(
+        "{} in {}",
+        disk.unwrap_or("none"),
+        container.unwrap_or("none")
+    );
+    let text = format!(
+        "image {}: format {formats} cannot become a volume, only raw and qcow2 can",
+        image.id
+    );
+    Err(TaskError::new(IMAGE_UNACCEPTABLE, text))
+}
+
+fn check_size(disk_bytes: u64, run: &Run<CreateVolume>) -> Result<(), TaskError> {
+    let size_gib = run.params.size_gib;
+    if disk_bytes <= gib_to_bytes(size_gib) {
+        return Ok(());
+    }
+    let text = format!("the image's disk of {disk_bytes} bytes does not fit into {size_gib} GiB");
+    Err(TaskError::new(IMAGE_TOO_BIG, text))
+}
+
+fn check_complete(length_bytes: u64, image: &Image) -> Result<(), TaskError> {
+    match image.size {
+        Some(size) if size != length_bytes => {
+            let text = format!(
+                "{length_bytes} of {size} bytes of image {} arrived",
+                image.id
+            );
+            Err(TaskError::retryable("ImageServiceUnavailable", text))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image_formats::{DataMap, Qcow2Writer};
+    use taskflow::testing::exhaust;
+    use uuid::Uuid;
+
+    use super::super::create_volume::tests::case;
+    use super::super::testbed::{Disk, World, pattern, volume_image};
+    use super::*;
+    use crate::db::metadata::{self, Kind};
+    use crate::db::volumes;
+
+    /// A raw image in the store; its bytes, and where they are.
+    async fn stored_image(world: &World) -> (Disk, String) {
+        let image = storage::ImageSpec::new("images", Uuid::new_v4().to_string());
+        world.store.create(&image, 1 << 20).await.unwrap();
+        let handle = world.store.open(&image, None).await.unwrap();
+        handle.write(4096, pattern(8, 20_000)).await.unwrap();
+        world
+            .store
+            .create_snapshot(&image.at("snap"))
+            .await
+            .unwrap();
+        world
+            .store
+            .protect_snapshot(&image.at("snap"))
+            .await
+            .unwrap();
+        let disk = world.disk(&image, Some("snap")).await;
+        (
+            disk,
+            format!("rbd://{}/images/{}/snap", world.store.fsid(), image.image),
+        )
+    }
+
+    #[tokio::test]
+    async fn from_a_raw_image_in_the_store() {
+        exhaust::<CreateVolume, _>(async || {
+            let world = World::new().await;
+            let (disk, location) = stored_image(&world).await;
+            let parent = location
+                .splitn(4, '/')
+                .nth(3)
+                .unwrap()
+                .replace("/snap", "@snap");
+            let image = world.images.add(
+                "raw",
+                Some(Bytes::from_static(b"never read")),
+                Some(location),
+            );
+            case(world, VolumeSource::Image { image }, disk, Some(parent)).await
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn from_a_raw_image_elsewhere() {
+        exhaust::<CreateVolume, _>(async || {
+            let world = World::new().await;
+            let mut data = vec![0; 3 << 20];
+            data[1 << 20..(1 << 20) + 9000].copy_from_slice(&pattern(4, 9000));
+            let blocks = data
+                .chunks(4096)
+                .enumerate()
+                .filter(|(_, block)| block.iter().any(|byte| *byte != 0));
+            let blocks = blocks
+                .map(|(index, block)| (index as u64, Bytes::copy_from_slice(block)))
+                .collect();
+            let location = Some("rbd://another-store/images/x/snap".to_owned());
+            let image = world.images.add("raw", Some(data.into()), location);
+            case(
+                world,
+                VolumeSource::Image { image },
+                Disk {
+                    size_bytes: 0,
+                    blocks,
+                },
+                None,
+            )
+            .await
+        })
+        .await;
+    }
+
+    /// A qcow2 file of a disk of 1 GiB, and the disk's blocks.
+    async fn qcow2() -> (Bytes, Disk) {
+        let disk = World::new().await;
+        let volume_id = disk.filled_volume(6).await;
+        let handle = disk
+            .store
+            .open(&volume_image(volume_id), None)
+            .await
+            .unwrap();
+        let source = super::super::transfer::HandleSource {
+            length_bytes: handle.size_bytes(),
+            handle,
+        };
+        let mut map = DataMap::new(1 << 30).unwrap();
+        map.add(8192, 10_000).unwrap();
+        map.add((1 << 30) - 4096, 4096).unwrap();
+        let mut writer = Qcow2Writer::new(map);
+        let mut file = Vec::new();
+        while let Some(piece) = writer.next_piece(&source).await.unwrap() {
+            file.extend_from_slice(&piece);
+        }
+        (file.into(), disk.head(volume_id).await)
+    }
+
+    #[tokio::test]
+    async fn from_a_qcow2_image_in_ranges() {
+        let (file, disk) = qcow2().await;
+        exhaust::<CreateVolume, _>(async || {
+            let world = World::new().await;
+            let image = world.images.add("qcow2", Some(file.clone()), None);
+            case(world, VolumeSource::Image { image }, disk.clone(), None).await
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn from_a_qcow2_image_that_cannot_be_read_in_ranges() {
+        let (file, disk) = qcow2().await;
+        let world = World::new().await;
+        world.images.refuse_ranges();
+        let image = world.images.add("qcow2", Some(file), None);
+        let id = world.volume(1, VolumeSource::Image { image }).await;
+        assert_eq!(world.head(id).await.blocks, disk.blocks);
+        assert_eq!(world.images.whole_downloads(), 1);
+        assert_eq!(
+            world.store.images("volumes").await.unwrap().len(),
+            1,
+            "the temporary copy is gone"
+        );
+        assert_eq!(world.column("volumes", id, "previous_status").await, None);
+        let metadata = metadata::get(&world.database, Kind::VolumeImage, id)
+            .await
+            .unwrap();
+        assert_eq!(
+            metadata.get("hw_disk_bus").map(String::as_str),
+            Some("virtio")
+        );
+        assert_eq!(
+            metadata.get("signature_verified").map(String::as_str),
+            Some("False")
+        );
+        assert!(
+            volumes::get(&world.database, id)
+                .await
+                .unwrap()
+                .unwrap()
+                .bootable
+        );
+    }
+
+    async fn refused(world: &World, image: Image) -> String {
+        let id = world.volume_row(1, None).await;
+        let flow = world.create_flow(id, 1, VolumeSource::Image { image });
+        assert_eq!(world.run::<CreateVolume>(Ok(flow)).await, "REVERTED");
+        assert_eq!(
+            world.column("volumes", id, "status").await.as_deref(),
+            Some(status::ERROR)
+        );
+        assert!(world.store.images("volumes").await.unwrap().is_empty());
+        let sql = "SELECT detail_id FROM volume_messages WHERE resource_id = ?";
+        let row = world
+            .database
+            .fetch_one(sql, database::params![id])
+            .await
+            .unwrap();
+        row.get("detail_id").unwrap()
+    }
+
+    #[tokio::test]
+    async fn images_that_cannot_become_a_volume_leave_nothing() {
+        let world = World::new().await;
+        let vmdk = world
+            .images
+            .add("vmdk", Some(Bytes::from_static(b"KDMV")), None);
+        assert_eq!(refused(&world, vmdk).await, "029");
+        let garbage = world.images.add("qcow2", Some(pattern(1, 1000)), None);
+        assert_eq!(refused(&world, garbage).await, "029");
+        let (mut file, _) = qcow2().await;
+        file.truncate(file.len() / 2);
+        let cut = world.images.add("qcow2", Some(file), None);
+        assert_eq!(refused(&world, cut).await, "029");
+        let head = Qcow2Writer::new(DataMap::new(2 << 30).unwrap());
+        let disk = world.volume(2, VolumeSource::Empty).await;
+        let handle = world.store.open(&volume_image(disk), None).await.unwrap();
+        let source = super::super::transfer::HandleSource {
+            length_bytes: handle.size_bytes(),
+            handle,
+        };
+        let pieces: Vec<Bytes> = futures_util::TryStreamExt::try_collect(head.into_stream(source))
+            .await
+            .unwrap();
+        world.store.remove(&volume_image(disk)).await.unwrap();
+        let huge = world
+            .images
+            .add("qcow2", Some(pieces.concat().into()), None);
+        assert_eq!(refused(&world, huge).await, "007");
+        let mut gone = world.images.add("raw", Some(pattern(1, 10)), None);
+        gone.id = Uuid::new_v4();
+        assert_eq!(refused(&world, gone).await, "012");
+    }
+}

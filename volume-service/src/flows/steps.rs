@@ -1,0 +1,148 @@
+//! Steps on the store that may have been made before: each finds or redoes what it made, and
+//! undoing what is not there is a success.
+
+use storage::{Error, ImageSpec, ImageStore, SnapshotSpec};
+use taskflow::{Retry, TaskError};
+
+/// The class of a failure that passes when somebody else lets go of the image.
+pub(crate) const BUSY: &str = "Busy";
+/// The class of a failure for want of space.
+pub(crate) const OUT_OF_SPACE: &str = "OutOfSpace";
+
+/// For tasks that a store may refuse for a moment.
+pub(crate) const STORE_RETRY: Retry = Retry::times(4, 250);
+/// For tasks that need the image service: it may be starting, too.
+pub(crate) const IMAGE_RETRY: Retry = Retry::times(8, 500);
+
+/// What a flow does about a store's failure.
+pub(crate) fn store_failure(error: Error) -> TaskError {
+    let message = error.to_string();
+    match error {
+        Error::NotFound(_) => TaskError::new("NotFound", message),
+        Error::Exists(_) => TaskError::new("Exists", message),
+        Error::Busy { .. } => TaskError::retryable(BUSY, message),
+        Error::HasSnapshots { .. } => TaskError::new("HasSnapshots", message),
+        Error::ReadOnly(_) => TaskError::new("ReadOnly", message),
+        Error::OutOfSpace => TaskError::new(OUT_OF_SPACE, message),
+        Error::Corrupt { .. } => TaskError::new("Corrupt", message),
+        Error::Invalid(_) => TaskError::new("Invalid", message),
+        Error::Unavailable(_) => TaskError::retryable("StoreUnavailable", message),
+    }
+}
+
+/// `Ok` for what is there already, or gone already.
+fn unless(result: storage::Result<()>, fine: impl Fn(&Error) -> bool) -> Result<(), TaskError> {
+    match result {
+        Err(error) if !fine(&error) => Err(store_failure(error)),
+        _ => Ok(()),
+    }
+}
+
+fn exists(error: &Error) -> bool {
+    matches!(error, Error::Exists(_))
+}
+
+fn missing(error: &Error) -> bool {
+    matches!(error, Error::NotFound(_))
+}
+
+pub(crate) fn gib_to_bytes(gib: u32) -> u64 {
+    u64::from(gib) << 30
+}
+
+/// An image of zeroes of at least this size.
+pub(crate) async fn ensure_image(
+    store: &dyn ImageStore,
+    image: &ImageSpec,
+    size_bytes: u64,
+) -> Result<(), TaskError> {
+    unless(store.create(image, size_bytes).await, exists)?;
+    ensure_size(store, image, size_bytes).await
+}
+
+/// Grows the image to `size_bytes`; a larger one stays.
+pub(crate) async fn ensure_size(
+    store: &dyn ImageStore,
+    image: &ImageSpec,
+    size_bytes: u64,
+) -> Result<(), TaskError> {
+    let info = store.info(image).await.map_err(store_failure)?;
+    if info.size_bytes < size_bytes {
+        store
+            .resize(image, size_bytes)
+            .await
+            .map_err(store_failure)?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn remove_image(
+    store: &dyn ImageStore,
+    image: &ImageSpec,
+) -> Result<(), TaskError> {
+    unless(store.remove(image).await, missing)
+}
+
+pub(crate) async fn ensure_clone(
+    store: &dyn ImageStore,
+    parent: &SnapshotSpec,
+    child: &ImageSpec,
+) -> Result<(), TaskError> {
+    unless(store.clone_image(parent, child).await, exists)
+}
+
+pub(crate) async fn ensure_snapshot(
+    store: &dyn ImageStore,
+    snapshot: &SnapshotSpec,
+) -> Result<(), TaskError> {
+    unless(store.create_snapshot(snapshot).await, exists)
+}
+
+pub(crate) async fn ensure_protected_snapshot(
+    store: &dyn ImageStore,
+    snapshot: &SnapshotSpec,
+) -> Result<(), TaskError> {
+    ensure_snapshot(store, snapshot).await?;
+    store
+        .protect_snapshot(snapshot)
+        .await
+        .map_err(store_failure)
+}
+
+/// Unprotects and removes. `Busy` when clones hang on it.
+pub(crate) async fn remove_snapshot(
+    store: &dyn ImageStore,
+    snapshot: &SnapshotSpec,
+) -> Result<(), TaskError> {
+    unless(store.unprotect_snapshot(snapshot).await, missing)?;
+    unless(store.remove_snapshot(snapshot).await, missing)
+}
+
+/// Makes the clones of a snapshot independent, where that takes no time.
+///
+/// Errors: [`BUSY`] with the clones' names on an engine that would have to copy their data.
+pub(crate) async fn flatten_children(
+    store: &dyn ImageStore,
+    snapshot: &SnapshotSpec,
+) -> Result<(), TaskError> {
+    let children = match store.children(snapshot).await {
+        Ok(children) => children,
+        Err(error) if missing(&error) => return Ok(()),
+        Err(error) => return Err(store_failure(error)),
+    };
+    if children.is_empty() {
+        return Ok(());
+    }
+    if !store.flattens_instantly() {
+        let names: Vec<String> = children.iter().map(ImageSpec::to_string).collect();
+        return Err(TaskError::new(
+            BUSY,
+            format!("{snapshot} has clones: {}", names.join(", ")),
+        ));
+    }
+    for child in &children {
+        // A clone that is deleted meanwhile is no obstacle.
+        unless(store.flatten(child).await, missing)?;
+    }
+    Ok(())
+}

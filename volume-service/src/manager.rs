@@ -1,0 +1,329 @@
+//! The manager: what flows work with, the worker that runs them, and the reports to the
+//! scheduler.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use database::Database;
+use storage::{Capacity, ImageSpec, ImageStore};
+use taskflow::{Doorbell, TaskError, Worker, WorkerBuilder};
+use uuid::Uuid;
+
+use crate::db::services::{self, Capabilities};
+use crate::db::volumes::{self, Volume};
+use crate::{flows, images};
+
+/// How often heartbeat and capabilities are written (Cinder's `report_interval`).
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// One entry of `enabled_backends`: a pool of a store.
+#[derive(Clone)]
+pub struct Backend {
+    /// The section's name: `host@name#pool` names the pool.
+    pub name: String,
+    /// `volume_backend_name`, which volume types select by.
+    pub volume_backend_name: String,
+    pub store: Arc<dyn ImageStore>,
+    /// `rbd_pool`
+    pub pool: String,
+    /// `rbd_max_clone_depth`: a clone of a clone of … this many times is flattened. 0: no clones.
+    pub max_clone_depth: u32,
+    /// `rbd_flatten_volume_from_snapshot`
+    pub flatten_volume_from_snapshot: bool,
+    pub reserved_percentage: u32,
+    pub max_over_subscription_ratio: f64,
+}
+
+impl Backend {
+    /// A backend with Cinder's defaults.
+    pub fn new(name: &str, store: Arc<dyn ImageStore>, pool: &str) -> Self {
+        Backend {
+            name: name.to_owned(),
+            volume_backend_name: name.to_owned(),
+            store,
+            pool: pool.to_owned(),
+            max_clone_depth: 5,
+            flatten_volume_from_snapshot: false,
+            reserved_percentage: 0,
+            max_over_subscription_ratio: 20.0,
+        }
+    }
+}
+
+/// Where backups go.
+#[derive(Clone)]
+pub struct BackupTarget {
+    pub store: Arc<dyn ImageStore>,
+    /// `backup_ceph_pool`
+    pub pool: String,
+    /// `backup_ceph_max_snapshots`: how many backup snapshots a volume keeps; 0: all of them.
+    pub max_snapshots: usize,
+}
+
+/// What every flow of this service works with.
+pub struct Manager {
+    pub database: Database,
+    /// The first part of `host@backend#pool`.
+    pub host: String,
+    pub availability_zone: String,
+    /// By [`Backend::name`].
+    pub backends: BTreeMap<String, Backend>,
+    pub backups: BackupTarget,
+    pub images: images::Client,
+}
+
+/// The image that holds a volume.
+pub(crate) struct Placement<'a> {
+    pub backend: &'a Backend,
+    pub image: ImageSpec,
+}
+
+impl Placement<'_> {
+    pub fn store(&self) -> &dyn ImageStore {
+        self.backend.store.as_ref()
+    }
+}
+
+/// `volume_name_template`
+pub fn volume_image_name(volume_id: Uuid) -> String {
+    format!("volume-{volume_id}")
+}
+
+/// `snapshot_name_template`
+pub fn snapshot_name(snapshot_id: Uuid) -> String {
+    format!("snapshot-{snapshot_id}")
+}
+
+impl Manager {
+    /// The names of this manager's pools: `host@backend#pool`.
+    pub fn pool_names(&self) -> impl Iterator<Item = String> {
+        self.backends
+            .values()
+            .map(|backend| self.pool_name(backend))
+    }
+
+    /// The queues whose flows this manager runs.
+    pub fn queues(&self) -> Vec<String> {
+        let volumes = self.pool_names().map(|name| flows::volume_queue(&name));
+        volumes.chain([flows::backup_queue(&self.host)]).collect()
+    }
+
+    /// Makes the pools that are not there yet.
+    pub async fn prepare(&self) -> storage::Result<()> {
+        for backend in self.backends.values() {
+            backend.store.ensure_pool(&backend.pool).await?;
+        }
+        self.backups.store.ensure_pool(&self.backups.pool).await
+    }
+
+    /// A worker for all flows of this manager; `owner` names this process, `concurrency` bounds
+    /// the flows that run at once.
+    pub fn worker(
+        self: &Arc<Self>,
+        owner: &str,
+        concurrency: usize,
+        doorbell: Doorbell,
+    ) -> WorkerBuilder<Manager> {
+        let builder = Worker::builder(self.database.clone(), self.clone(), owner, self.queues());
+        flows::register(builder)
+            .concurrency(concurrency)
+            .doorbell(doorbell)
+    }
+
+    /// Reports heartbeat and capabilities at once and every 10 s, until `shutdown` resolves.
+    pub async fn report_until(&self, shutdown: impl Future<Output = ()> + Send) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            if let Err(error) = self.report().await {
+                tracing::warn!(%error, "the manager's report was not written");
+            }
+            tokio::select! {
+                () = &mut shutdown => return,
+                () = tokio::time::sleep(REPORT_INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Writes heartbeat and capabilities of every pool.
+    pub async fn report(&self) -> database::Result<()> {
+        let mut reports = Vec::new();
+        for backend in self.backends.values() {
+            let pool_name = self.pool_name(backend);
+            let allocated_gib = volumes::allocated_gib(&self.database, &pool_name).await?;
+            let capacity = backend.store.capacity().await;
+            if let Err(error) = &capacity {
+                tracing::warn!(backend = %backend.name, %error, "the backend is down");
+            }
+            reports.push((
+                backend,
+                pool_name,
+                capabilities(backend, capacity.ok(), allocated_gib),
+            ));
+        }
+        let mut tx = self.database.begin().await?;
+        for (backend, pool_name, capabilities) in reports {
+            let service_host = format!("{}@{}", self.host, backend.name);
+            services::heartbeat(
+                &mut tx,
+                services::VOLUME,
+                &service_host,
+                &self.availability_zone,
+            )
+            .await?;
+            services::report_pool(&mut tx, &pool_name, &capabilities).await?;
+        }
+        services::heartbeat(
+            &mut tx,
+            services::BACKUP,
+            &self.host,
+            &self.availability_zone,
+        )
+        .await?;
+        tx.commit().await
+    }
+
+    fn pool_name(&self, backend: &Backend) -> String {
+        format!("{}@{}#{}", self.host, backend.name, backend.pool)
+    }
+
+    /// The live volume `id`.
+    pub(crate) async fn volume(&self, id: Uuid) -> Result<Volume, TaskError> {
+        let volume = volumes::get(&self.database, id).await?;
+        volume.ok_or_else(|| {
+            TaskError::new("VolumeNotFound", format!("volume {id} could not be found"))
+        })
+    }
+
+    /// Where the image of `volume` is, or is to be.
+    pub(crate) fn place(&self, volume: &Volume) -> Result<Placement<'_>, TaskError> {
+        let host = volume.host.as_deref().unwrap_or_default();
+        let parsed = host
+            .split_once('@')
+            .and_then(|(_, rest)| rest.split_once('#'));
+        let backend = parsed.and_then(|(backend, pool)| Some((self.backends.get(backend)?, pool)));
+        let (backend, pool) = backend.ok_or_else(|| {
+            TaskError::new(
+                "UnknownBackend",
+                format!(
+                    "volume {}: {host:?} is no backend of this manager",
+                    volume.id
+                ),
+            )
+        })?;
+        Ok(Placement {
+            backend,
+            image: ImageSpec::new(pool, volume_image_name(volume.id)),
+        })
+    }
+
+    /// [`Manager::place`] of the volume `id`; `None` when the volume is gone or was never scheduled.
+    pub(crate) async fn place_if_any(&self, id: Uuid) -> Result<Option<Placement<'_>>, TaskError> {
+        match volumes::get(&self.database, id).await? {
+            Some(volume) if volume.host.is_some() => self.place(&volume).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The report of one pool. `capacity`: `None` when the store does not answer.
+fn capabilities(backend: &Backend, capacity: Option<Capacity>, allocated_gib: u64) -> Capabilities {
+    let gib = |bytes: u64| (bytes as f64 / GIB * 100.0).floor() / 100.0;
+    let (total_bytes, free_bytes) = capacity.map_or((0, 0), |capacity| {
+        (capacity.total_bytes, capacity.free_bytes)
+    });
+    Capabilities {
+        volume_backend_name: backend.volume_backend_name.clone(),
+        pool_name: backend.pool.clone(),
+        vendor_name: "Open Source".to_owned(),
+        driver_version: env!("CARGO_PKG_VERSION").to_owned(),
+        storage_protocol: "ceph".to_owned(),
+        total_capacity_gb: gib(total_bytes),
+        free_capacity_gb: gib(free_bytes),
+        allocated_capacity_gb: allocated_gib as f64,
+        provisioned_capacity_gb: allocated_gib as f64,
+        reserved_percentage: backend.reserved_percentage,
+        max_over_subscription_ratio: backend.max_over_subscription_ratio,
+        thin_provisioning_support: true,
+        multiattach: true,
+        backend_state: if capacity.is_some() { "up" } else { "down" }.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::flows::testbed::{HOST, World};
+    use crate::flows::{CreateVolume, CreateVolumeParams, Requester, VolumeSource};
+
+    #[tokio::test]
+    async fn the_worker_runs_what_is_in_its_queues() {
+        let world = World::new().await;
+        let volume_id = world.volume_row(1, None).await;
+        let params = CreateVolumeParams {
+            volume_id,
+            size_gib: 1,
+            source: VolumeSource::Empty,
+        };
+        let by = Requester {
+            request_id: "r".into(),
+            project_id: "p".into(),
+            user_id: "u".into(),
+        };
+        world
+            .insert(CreateVolume::new_flow(&params, &flows::volume_queue(HOST), &by).unwrap())
+            .await;
+        let worker = world.manager.worker("test", 4, Doorbell::new()).build();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(worker.run(async move {
+            let _ = stopped.await;
+        }));
+        while world
+            .column("volumes", volume_id, "status")
+            .await
+            .as_deref()
+            != Some("available")
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.send(()).unwrap();
+        running.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn services_and_pools_are_reported() {
+        let world = World::new().await;
+        world.volume_row(7, None).await;
+        world.manager.report().await.unwrap();
+        world.manager.report().await.unwrap();
+        let known = services::list(&world.database).await.unwrap();
+        let known: Vec<_> = known
+            .iter()
+            .map(|service| (service.binary.as_str(), service.host.as_str()))
+            .collect();
+        assert_eq!(
+            known,
+            [
+                (services::BACKUP, "host"),
+                (services::VOLUME, "host@memory")
+            ]
+        );
+        let pools = services::pools(&world.database).await.unwrap();
+        assert_eq!(pools.len(), 1);
+        assert_eq!(
+            (
+                pools[0].name.as_str(),
+                pools[0].capabilities.allocated_capacity_gb
+            ),
+            (HOST, 7.0)
+        );
+        assert_eq!(pools[0].capabilities.backend_state, "up");
+        world.store.close().await.unwrap();
+        world.manager.report().await.unwrap();
+        let pools = services::pools(&world.database).await.unwrap();
+        assert_eq!(pools[0].capabilities.backend_state, "down");
+    }
+}

@@ -1,0 +1,152 @@
+//! Volumes from images, and volumes uploaded as images.
+
+use serde_json::json;
+
+use crate::world::{ADMIN, MEMBER, World};
+
+const GIB: u64 = 1 << 30;
+
+#[tokio::test]
+async fn an_image_must_be_active_and_fit() {
+    let world = World::new().await;
+    let cases = [
+        (json!({"status": "queued"}), "is not active"),
+        (
+            json!({"size": GIB + 1}),
+            "Size of specified image 2GB is larger than volume size 1GB.",
+        ),
+        (
+            json!({"min_disk": 2}),
+            "cannot be smaller than the image minDisk size 2GB.",
+        ),
+        (
+            json!({"virtual_size": 3 * GIB}),
+            "Image virtual size is 3GB and doesn't fit",
+        ),
+    ];
+    for (fields, expected) in cases {
+        let id = world.images.add(fields);
+        let body = json!({"volume": {"size": 1, "imageRef": id}});
+        let text = world
+            .post(MEMBER, "/volumes", body)
+            .send()
+            .await
+            .fault(400, "badRequest");
+        assert!(text.contains(expected), "{text}");
+    }
+    let id = world.images.add(json!({}));
+    let body = json!({"volume": {"imageRef": id}});
+    let text = world
+        .post(MEMBER, "/volumes", body)
+        .send()
+        .await
+        .fault(400, "badRequest");
+    assert!(text.contains("Volume size 'None'"), "{text}");
+    assert_eq!(world.flows().await, []);
+}
+
+#[tokio::test]
+async fn images_are_found_by_id_url_and_unique_name() {
+    let world = World::new().await;
+    let id = world.images.add(json!({"name": "debian"}));
+    for reference in [
+        id.clone(),
+        format!("http://image.example/v2/images/{id}"),
+        "debian".into(),
+    ] {
+        let body = json!({"volume": {"size": 1, "image_id": reference}});
+        world
+            .post(MEMBER, "/volumes", body)
+            .send()
+            .await
+            .expect(202);
+    }
+    assert_eq!(world.flows().await.len(), 3);
+    world.images.add(json!({"name": "debian"}));
+    let body = json!({"volume": {"size": 1, "imageRef": "debian"}});
+    world
+        .post(MEMBER, "/volumes", body)
+        .send()
+        .await
+        .fault(409, "conflictingRequest");
+    for unknown in ["0e4c9c9c-55a5-4c2a-8d3b-1a6a7a1f0001", "fedora", "", "a/b"] {
+        let body = json!({"volume": {"size": 1, "imageRef": unknown}});
+        let text = world
+            .post(MEMBER, "/volumes", body)
+            .send()
+            .await
+            .fault(400, "badRequest");
+        let expected = "Invalid image identifier or unable to access requested image.";
+        assert_eq!(text, expected, "{unknown}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_may_name_the_type() {
+    let world = World::new().await;
+    let body = json!({"volume_type": {"name": "fast"}});
+    world.post(ADMIN, "/types", body).send().await.expect(200);
+    let id = world.images.add(json!({"cinder_img_volume_type": "fast"}));
+    let body = json!({"volume": {"size": 1, "imageRef": id}});
+    let body = world
+        .post(MEMBER, "/volumes", body)
+        .send()
+        .await
+        .expect(202);
+    assert_eq!(body["volume"]["volume_type"], "fast");
+    let body = json!({"volume": {"size": 1, "imageRef": id, "volume_type": "__DEFAULT__"}});
+    let body = world
+        .post(MEMBER, "/volumes", body)
+        .send()
+        .await
+        .expect(202);
+    assert_eq!(body["volume"]["volume_type"], "__DEFAULT__");
+}
+
+#[tokio::test]
+async fn an_upload_makes_the_record_and_the_flow() {
+    let world = World::new().await;
+    let id = world.volume(1).await;
+    let path = format!("/volumes/{id}/action");
+    let upload = |fields: serde_json::Value| json!({"os-volume_upload_image": fields});
+    for bad in [
+        json!({}),
+        json!({"image_name": ""}),
+        json!({"image_name": "i", "disk_format": "floppy"}),
+        json!({"image_name": "i", "disk_format": "vmdk"}),
+        json!({"image_name": "i", "container_format": "compressed"}),
+        json!({"image_name": "i", "visibility": "hidden"}),
+        json!({"image_name": "i", "protected": "perhaps"}),
+        json!({"image_name": "i", "surprise": 1}),
+    ] {
+        world
+            .post(MEMBER, &path, upload(bad))
+            .send()
+            .await
+            .fault(400, "badRequest");
+    }
+    let public = upload(json!({"image_name": "i", "visibility": "public"}));
+    world
+        .post(MEMBER, &path, public)
+        .send()
+        .await
+        .fault(403, "forbidden");
+    assert_eq!(world.images.count(), 0);
+    let body = upload(json!({"image_name": "i", "disk_format": "qcow2"}));
+    let body = world.post(MEMBER, &path, body).send().await.expect(202);
+    let shown = &body["os-volume_upload_image"];
+    assert_eq!(shown["status"], "uploading");
+    assert_eq!(
+        (&shown["disk_format"], &shown["image_name"]),
+        (&json!("qcow2"), &json!("i"))
+    );
+    assert_eq!(shown["volume_type"]["name"], "__DEFAULT__");
+    assert_eq!(world.flows().await[0].0, "volume:upload");
+    let again = upload(json!({"image_name": "j"}));
+    world
+        .post(MEMBER, &path, again)
+        .send()
+        .await
+        .fault(400, "badRequest");
+    assert_eq!(world.images.count(), 1, "a refused upload leaves no record");
+}
