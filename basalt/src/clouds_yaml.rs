@@ -48,7 +48,8 @@ pub fn without_identity(volume_url: &str, image_url: &str, region: &str) -> Stri
              volume_endpoint_override: {volume_url}\n    \
              image_endpoint_override: {image_url}\n    volume_api_version: 3\n    \
              image_api_version: 2\n",
-            volume_url = quoted(&format!("{volume_url}/v3/{project}")),
+            // The root: clients look for the versions there without a token.
+            volume_url = quoted(&format!("{volume_url}/")),
             image_url = quoted(image_url),
             token = quoted(&format!("{project}:{project}")),
             region = quoted(region),
@@ -87,8 +88,6 @@ mod tests {
     #[test]
     fn without_identity_the_token_names_the_project() {
         let text = without_identity("http://h:1", "http://h:2", "R");
-        assert!(
-            text.contains("endpoint: \"http://h:1/v3/demo\"") && text.contains("\"demo:demo\"")
-        );
+        assert!(text.contains("endpoint: \"http://h:1/\"") && text.contains("\"demo:demo\""));
     }
 }

@@ -42,6 +42,10 @@ pub use options::Options;
 
 use uploads::Uploads;
 
+/// Bounds of `rbd_store_chunk_size`: a transfer holds up to three chunks.
+const CHUNK_BYTES_MIN: usize = 64 << 10;
+const CHUNK_BYTES_MAX: usize = 16 << 20;
+
 /// The service: what handlers and flows work with.
 pub struct ImageService {
     pub(crate) database: Database,
@@ -57,9 +61,12 @@ impl ImageService {
     pub async fn new(
         database: Database,
         store: Arc<dyn ImageStore>,
-        options: Options,
+        mut options: Options,
     ) -> Result<Arc<Self>> {
         store.ensure_pool(&options.rbd_store_pool).await?;
+        options.rbd_store_chunk_size = options
+            .rbd_store_chunk_size
+            .clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
         Ok(Arc::new(ImageService {
             database,
             store,

@@ -3,7 +3,9 @@
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use storage::embedded::{EmbeddedOptions, EmbeddedStore};
@@ -44,14 +46,15 @@ pub async fn du(data_dir: &Path, as_json: bool) -> Result<()> {
 /// Errors: `Damaged` after printing what is wrong.
 pub async fn check(data_dir: &Path) -> Result<()> {
     let opened = Opened::open(data_dir).await?;
+    let checked_bytes = Arc::new(AtomicU64::new(0));
+    let all_bytes = opened.store.capacity().await?.used_bytes;
     let report = {
-        let mut check = std::pin::pin!(opened.store.check(true));
-        let began = Instant::now();
+        let mut check = std::pin::pin!(opened.store.check_watched(true, checked_bytes.clone()));
         let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
         loop {
             tokio::select! {
                 report = &mut check => break report?,
-                _ = progress.tick() => show_progress(began),
+                _ = progress.tick() => show_progress(checked_bytes.load(Relaxed), all_bytes),
             }
         }
     };
@@ -153,9 +156,14 @@ fn print_usage(capacity: Capacity, images: &[(ImageInfo, ImageSpec)]) -> Result<
     Ok(())
 }
 
-fn show_progress(began: Instant) {
+fn show_progress(bytes: u64, all_bytes: u64) {
     if stderr().is_terminal() {
-        eprint!("\r\x1b[Kchecking … {} s", began.elapsed().as_secs());
+        let percent = bytes
+            .saturating_mul(100)
+            .checked_div(all_bytes)
+            .unwrap_or(100);
+        let (bytes, all_bytes) = (shown_bytes(bytes), shown_bytes(all_bytes));
+        eprint!("\r\x1b[Kchecked {bytes} of {all_bytes} ({percent}%)");
     }
 }
 

@@ -14,8 +14,15 @@ pub async fn list(
     context: RequestContext,
     Path(id): Path<String>,
 ) -> Result<Json<Vec<Location>>> {
-    let visible = access::find_for(&service, &context, &id, "fetch_image_location").await?;
+    let image = if service.policy.allows(&context, RULE, &context) {
+        access::find_any(&service, &id).await?
+    } else {
+        access::find_for(&service, &context, &id, RULE).await?.image
+    };
     Ok(Json(
-        locations::of_image(&service.database, visible.image.id).await?,
+        locations::of_image(&service.database, image.id).await?,
     ))
 }
+
+/// Admits services, whoever's image it is.
+const RULE: &str = "fetch_image_location";

@@ -355,6 +355,10 @@ async fn locations_are_for_services() {
     );
     world.get(ALICE, &path).await.expect(403);
     world.get(BOB, &path).await.expect(404);
+    world
+        .get(SERVICE, &format!("/v2/images/{id}"))
+        .await
+        .expect(404);
     assert_eq!(world.show(&id).await.get("direct_url"), None);
 }
 

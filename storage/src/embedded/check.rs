@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::blocks::{BLOCK_BYTES, Run};
 use super::engine::Engine;
@@ -34,10 +35,21 @@ impl EmbeddedStore {
     /// finds; with `data` also reads every block. Other calls wait meanwhile. Needs about 1 MiB
     /// of memory per 10 GiB of data.
     pub async fn check(&self, data: bool) -> Result<CheckReport> {
+        self.check_watched(data, Arc::default()).await
+    }
+
+    /// [`EmbeddedStore::check`] that counts in `checked_bytes` how far it is, up to
+    /// [`Capacity::used_bytes`](crate::Capacity::used_bytes).
+    pub async fn check_watched(
+        &self,
+        data: bool,
+        checked_bytes: Arc<AtomicU64>,
+    ) -> Result<CheckReport> {
         let check = move |engine: &Engine| {
             let mut state = engine.state()?;
             let mut walk = Walk {
                 data: data.then_some(engine),
+                checked_bytes,
                 ..Walk::default()
             };
             state.check_images(&mut walk)?;
@@ -53,6 +65,8 @@ impl EmbeddedStore {
 struct Walk<'a> {
     report: CheckReport,
     data: Option<&'a Engine>,
+    /// For whoever watches; the count itself is in the report.
+    checked_bytes: Arc<AtomicU64>,
     /// Slots, roots and drops that point to each node; the blocks mapped below it.
     nodes: HashMap<u64, (u32, u64)>,
     groups: HashMap<u64, Group>,
@@ -80,6 +94,8 @@ impl Walk<'_> {
         let count = group.count(block % GROUP_BLOCKS);
         group.set(block % GROUP_BLOCKS, count.saturating_add(1));
         self.report.used_bytes += if count == 0 { BLOCK_BYTES } else { 0 };
+        self.checked_bytes
+            .store(self.report.used_bytes, Ordering::Relaxed);
     }
 
     fn read(&mut self, block: u64, crc: u32) {

@@ -82,6 +82,12 @@ pub async fn check_volumes(
     if let Some(size_gib) = volume_size_gib {
         check_volume_size(&limits, size_gib)?;
     }
+    let types = type_resources(&volume_type.name);
+    let summed = ["gigabytes", "snapshots", "volumes"].into_iter();
+    let mut summed = summed.chain(types.iter().map(String::as_str));
+    if summed.all(|resource| limit_of(&limits, resource) < 0) {
+        return Ok(());
+    }
     let usage = quotas::volume_usage(&mut *tx, project_id).await?;
     let consumed = Consumed::of(options, &usage, volume_type);
     let gigabytes = match addition {
