@@ -59,7 +59,7 @@ class Disk:
         shown = tool("qemu-img", "info", "--output=json", "-f", "raw", address)
         size = json.loads(shown)["virtual-size"]
         assert size == self.size(), f"{address} has {size} bytes, expected {self.size()}"
-        tool("qemu-img", "compare", "-s", "-f", "raw", "-F", "raw", str(self.path), address)
+        tool("qemu-img", "compare", "-f", "raw", "-F", "raw", str(self.path), address)
 
     def md5(self) -> str:
         digest = hashlib.md5()
