@@ -236,10 +236,16 @@ impl MapRules {
     };
     pub const EXTRA_SPECS: Self = Self::METADATA;
     /// Cinder's `extra_specs_with_no_spaces_key`: extra specs of volume types.
-    pub const TYPE_EXTRA_SPECS: Self =
-        Self { key_punctuation: "-_:.", key_pattern: "^[a-zA-Z0-9-_:.]{1,255}$", ..Self::METADATA };
+    pub const TYPE_EXTRA_SPECS: Self = Self {
+        key_punctuation: "-_:.",
+        key_pattern: "^[a-zA-Z0-9-_:.]{1,255}$",
+        ..Self::METADATA
+    };
     /// Cinder's `image_metadata`: values of up to 64 KiB.
-    pub const IMAGE_METADATA: Self = Self { max_value_chars: 65_535, ..Self::METADATA };
+    pub const IMAGE_METADATA: Self = Self {
+        max_value_chars: 65_535,
+        ..Self::METADATA
+    };
 
     fn read(self, field: &str, object: Object<'_>) -> Result<BTreeMap<String, String>, BadInput> {
         let mut read = BTreeMap::new();
