@@ -54,6 +54,7 @@ def audit_store(server, cloud: Cloud) -> None:
     snapshots = {row["id"]: row["volume_id"] for row in rows(cloud, "snapshots")}
     backups = {row["id"] for row in rows(cloud, "backups")}
     images = {row["id"] for row in rows(cloud, "images") if row["status"] == "active"}
+    server.settle()
     server.stop()
     held = server.store_usage()["images"]
     server.start()
@@ -106,6 +107,7 @@ def audit_empty(server, cloud: Cloud) -> None:
         left = rows(cloud, collection)
         assert not left, f"{collection} left: {left}"
     audit_quota(cloud)
+    server.settle()
     server.stop()
     usage = server.store_usage()
     assert usage["used_bytes"] == 0 and not usage["images"], usage

@@ -103,6 +103,14 @@ class Basalt:
         if code != 0:
             raise RuntimeError(f"basalt ended with {code} on SIGTERM:\n{self.log_tail()}")
 
+    def settle(self) -> None:
+        """Waits until no flow is left to run: an image's delete answers before its space is back."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while flows := json.loads(self.operator("flows", "--json")):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"flows do not end: {flows}")
+            time.sleep(0.1)
+
     def operator(self, *arguments: str) -> str:
         """Runs an operator command of the binary on this data folder; returns its output."""
         command = self.command(*arguments, "--data-dir", str(self.data))
