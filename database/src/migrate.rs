@@ -25,6 +25,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     1 "0001_taskflow",
     2 "0002_volume_service",
     3 "0003_image_service",
+    4 "0004_volume_extend",
 ];
 
 const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

@@ -45,12 +45,17 @@ pub async fn lock(tx: &mut Tx, project_id: &str) -> Result<()> {
 pub async fn volume_usage<'a>(from: impl Into<Source<'a>>, project_id: &str) -> Result<Usage> {
     let mut from = from.into();
     let mut usage = Usage::default();
-    for (table, amounts) in [
-        ("volumes", &mut usage.volumes),
-        ("snapshots", &mut usage.snapshots),
+    // A volume that is being extended counts with the size it will have.
+    for (table, counted_gib, amounts) in [
+        (
+            "volumes",
+            "COALESCE(extend_to_gib, size_gib)",
+            &mut usage.volumes,
+        ),
+        ("snapshots", "size_gib", &mut usage.snapshots),
     ] {
         let sql = format!(
-            "SELECT volume_type_id, COUNT(*) AS n, COALESCE(SUM(size_gib), 0) AS gib FROM {table} \
+            "SELECT volume_type_id, COUNT(*) AS n, COALESCE(SUM({counted_gib}), 0) AS gib FROM {table} \
              WHERE project_id = ? AND deleted_at IS NULL AND consumes_quota = 1 GROUP BY volume_type_id"
         );
         for row in from.fetch_all(&sql, params![project_id]).await? {

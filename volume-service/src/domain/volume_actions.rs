@@ -64,6 +64,11 @@ pub async fn extend(
         by_gib,
     )
     .await?;
+    // Counted from now on, so that two volumes extended at once cannot pass the quota together.
+    Change::volume(id)
+        .set("extend_to_gib = ?", new_size_gib)
+        .apply(&mut tx)
+        .await?;
     let queue = queue_of(&current)?;
     let params = ExtendVolumeParams {
         volume_id: id,

@@ -125,6 +125,7 @@ impl Task<ExtendVolume> for Finish {
         // The image has this size, also when somebody has reset the status.
         Change::volume(id)
             .set("size_gib = ?", run.params.new_size_gib)
+            .set("extend_to_gib = ?", None::<i64>)
             .apply(tx)
             .await?;
         settle(
@@ -140,6 +141,11 @@ impl Task<ExtendVolume> for Finish {
 /// Volume `error_extending` with its old size.
 async fn failed(run: &Run<ExtendVolume>, tx: &mut Tx) -> Result<(), TaskError> {
     let id = run.params.volume_id;
+    // Also when somebody has reset the status: the quota must not keep what was not made.
+    Change::volume(id)
+        .set("extend_to_gib = ?", None::<i64>)
+        .apply(tx)
+        .await?;
     let change = Change::volume(id)
         .when(&[status::EXTENDING])
         .status(status::ERROR_EXTENDING);

@@ -202,3 +202,27 @@ async fn many_at_once_never_pass_the_limit() {
     assert_eq!(body["volumes"].as_array().unwrap().len(), 7);
     assert_eq!(world.flows().await.len(), 7);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn volumes_extended_at_once_never_pass_the_limit() {
+    let world = World::new().await;
+    limit(&world, json!({"volumes": 10, "gigabytes": 12})).await;
+    let mut volumes = Vec::new();
+    for _ in 0..4 {
+        volumes.push(world.volume(1).await);
+    }
+    // Four of 1 GiB; two may grow by 4 GiB within 12 GiB.
+    let extends = volumes.iter().map(|id| {
+        let body = json!({"os-extend": {"new_size": 5}});
+        world
+            .post(MEMBER, &format!("/volumes/{id}/action"), body)
+            .send()
+    });
+    let answers = futures_util::future::join_all(extends).await;
+    let statuses: Vec<u16> = answers
+        .iter()
+        .map(|answer| answer.status.as_u16())
+        .collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 202).count(), 2);
+    assert_eq!(statuses.iter().filter(|status| **status == 413).count(), 2);
+}
