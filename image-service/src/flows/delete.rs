@@ -45,7 +45,7 @@ struct DetachClones;
 
 #[async_trait]
 impl Task<DeleteImage> for DetachClones {
-    const NAME: &'static str = "DetachClones";
+    const NAME: &'static str = "detach_clones";
     type Output = ();
 
     fn retry(&self) -> Retry {
@@ -79,7 +79,7 @@ struct RemoveData;
 
 #[async_trait]
 impl Task<DeleteImage> for RemoveData {
-    const NAME: &'static str = "RemoveData";
+    const NAME: &'static str = "remove_data";
     type Output = ();
 
     fn retry(&self) -> Retry {
@@ -97,7 +97,7 @@ struct Forget;
 
 #[async_trait]
 impl Task<DeleteImage> for Forget {
-    const NAME: &'static str = "Forget";
+    const NAME: &'static str = "forget";
     const RECORD_ONLY: bool = true;
     type Output = ();
 

@@ -69,7 +69,7 @@ struct ReceiveData;
 
 #[async_trait]
 impl Task<UploadImage> for ReceiveData {
-    const NAME: &'static str = "ReceiveData";
+    const NAME: &'static str = "receive_data";
     type Output = DataFacts;
 
     async fn execute(&self, run: &Run<UploadImage>) -> Result<DataFacts, TaskError> {
@@ -177,7 +177,7 @@ struct ProtectSnapshot;
 
 #[async_trait]
 impl Task<UploadImage> for ProtectSnapshot {
-    const NAME: &'static str = "ProtectSnapshot";
+    const NAME: &'static str = "protect_snapshot";
     type Output = ();
 
     fn retry(&self) -> Retry {
@@ -209,7 +209,7 @@ struct Activate;
 
 #[async_trait]
 impl Task<UploadImage> for Activate {
-    const NAME: &'static str = "Activate";
+    const NAME: &'static str = "activate";
     const RECORD_ONLY: bool = true;
     type Output = ();
 
