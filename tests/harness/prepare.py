@@ -23,6 +23,7 @@ APT_PACKAGES = {
 }
 WRK = {"wrk": "wrk"}
 PYPI_PACKAGES = ["python-openstackclient"]
+TEMPEST_VENV = ROOT / "target" / "tempest-venv"
 
 
 def _run(*command: str) -> None:
@@ -50,18 +51,18 @@ def apt(packages: dict[str, str]) -> None:
     _as_root("apt-get", "install", "-y", "--no-install-recommends", *missing)
 
 
-def virtual_environment() -> Path:
-    """The environment with the newest OpenStack client; made on first use."""
-    python = VENV / "bin" / "python"
-    ready = VENV / "ready"
+def virtual_environment(folder: Path = VENV, packages: list[str] = PYPI_PACKAGES) -> Path:
+    """The Python of an environment with the newest of the packages; made on first use."""
+    python = folder / "bin" / "python"
+    ready = folder / "ready"
     if ready.exists():
         return python
-    print("installing python-openstackclient from PyPI", flush=True)
+    print(f"installing {' '.join(packages)} from PyPI", flush=True)
     if subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True).returncode:
         apt({"no-such-command-ensurepip": "python3-venv"})
-    shutil.rmtree(VENV, ignore_errors=True)
-    _run(sys.executable, "-m", "venv", str(VENV))
-    _run(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PYPI_PACKAGES)
+    shutil.rmtree(folder, ignore_errors=True)
+    _run(sys.executable, "-m", "venv", str(folder))
+    _run(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
     ready.touch()
     return python
 
