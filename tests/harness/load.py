@@ -167,8 +167,10 @@ class Client(threading.Thread):
             ({"imageRef": self.images.ids["raw"]}, [IMAGE], 1),
             ({"imageRef": self.images.ids["qcow2"]}, [IMAGE], self.random.choice([1, 2])),
         ]
-        for identity, _, contents in self.own_images:
-            sources.append(({"imageRef": identity}, contents, 3))
+        for identity, status, contents in self.own_images:
+            # One that lost its data stays here, queued, until its delete was answered.
+            if status == "active":
+                sources.append(({"imageRef": identity}, contents, 3))
         for volume in self.volumes:
             sources.append(({"source_volid": volume.id}, volume.contents, volume.size_gib))
             for identity, contents, size_gib in volume.snapshots:
