@@ -33,6 +33,9 @@ pub enum Error {
     /// What the check of the store found.
     #[error("the store is damaged in {places} places")]
     Damaged { places: u64 },
+    /// A policy rule's answer.
+    #[error("the policy refuses")]
+    Refused,
     #[error("{0}")]
     Start(String),
     #[error("{0}")]

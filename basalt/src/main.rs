@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
+use commands::policy::{Question, Service};
 use config::{Config, Settings};
 use error::{Error, Result};
 
@@ -83,6 +84,9 @@ enum Command {
     /// Look at the database.
     #[command(subcommand)]
     Db(DbCommand),
+    /// Look at the policy rules that this configuration makes.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Print every option with its default, as a configuration file.
     Options,
 }
@@ -115,6 +119,21 @@ enum StoreCommand {
 }
 
 #[derive(Subcommand)]
+enum PolicyCommand {
+    /// Every rule, where it comes from and what it says.
+    List {
+        /// Only those of this service.
+        #[arg(long, value_enum)]
+        service: Option<Service>,
+        /// Print a JSON array.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Whether a rule admits a caller, and which of its parts refuse. Ends with 1 if it does not.
+    Check(Question),
+}
+
+#[derive(Subcommand)]
 enum DbCommand {
     /// Where the database is, its schema and what it holds.
     Status,
@@ -141,6 +160,13 @@ fn run(cli: Cli) -> Result<()> {
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let config = Config::load(&cli.place.config_files, environment)?;
+    if let Some(Command::Policy(command)) = cli.command {
+        logging::start(false, cli.place.log_json);
+        return match command {
+            PolicyCommand::List { service, json } => commands::policy::list(&config, service, json),
+            PolicyCommand::Check(question) => commands::policy::check(&config, question),
+        };
+    }
     let settings = Settings::of(&config)?;
     logging::start(settings.debug, cli.place.log_json);
     for warning in config.warnings() {
@@ -166,7 +192,7 @@ fn run(cli: Cli) -> Result<()> {
 async fn operate(command: Command, data_dir: &std::path::Path, settings: &Settings) -> Result<()> {
     use commands::{db, flows, open_database, store};
     match command {
-        Command::Serve { .. } | Command::Options => Ok(()),
+        Command::Serve { .. } | Command::Policy(_) | Command::Options => Ok(()),
         Command::Flows {
             all,
             resource,

@@ -6,6 +6,7 @@
 //! end within the grace period is dropped, and the next start resumes it.
 
 mod bells;
+mod identity;
 mod image;
 mod listen;
 mod ready_text;
@@ -17,22 +18,22 @@ use std::time::Duration;
 
 use axum::Router;
 use database::Database;
-use rest::Secret;
-use rest::identity::dev::{self, DevIdentity, DevOptions, DevUser, Endpoints};
-use rest::identity::{Identity, NoAuth, TokenSource};
+use rest::identity::dev::{self, DevIdentity};
+use rest::identity::{Identity, TokenSource};
+use rest::policy::Policy;
 use rest::server::ServerOptions;
 use storage::ImageStore;
 use storage::embedded::{EmbeddedOptions, EmbeddedStore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::clouds_yaml::{self, Cloud};
-use crate::config::settings::AuthStrategy;
-use crate::config::{Config, Settings};
-use crate::data_dir::{DataDir, replace_file};
+use crate::commands;
+use crate::config::{Config, Settings, policy};
+use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
 use crate::secrets::Secrets;
 use crate::signals;
+use identity::Identities;
 use listen::{Bound, Sockets};
 
 /// What a process does. An embedded store belongs to one process, so the volume roles go
@@ -107,8 +108,12 @@ pub async fn serve(
     let sockets = listen::bind(&settings, &data_dir, roles).await?;
     let (database, store) =
         tokio::try_join!(open_database(&settings, &data_dir), open_store(&data_dir))?;
-    let (identity, tokens, dev) = identities(&settings, &secrets, &sockets)?;
-    write_clouds_yaml(&settings, &data_dir, &secrets, &sockets)?;
+    let Identities {
+        identity,
+        tokens,
+        dev,
+    } = identity::identities(&config, &settings, &secrets, &sockets)?;
+    identity::write_clouds_yaml(&settings, &data_dir, &secrets, &sockets)?;
     let node = Node {
         config,
         settings,
@@ -136,11 +141,10 @@ async fn run(
     stop: &CancellationToken,
 ) -> Result<()> {
     let text = ready_text::ready_text(&node.settings, &sockets, data_dir.path());
-    let grace = node.settings.grace;
     let stop_images = CancellationToken::new();
     let mut serving = Vec::new();
     if let (Some(bound), Some(dev)) = (sockets.identity, dev) {
-        serving.push(serve_http(bound, dev::router(dev), grace, stop));
+        serving.push(serve_http(node, bound, dev::router(dev), stop));
     }
     let images = match sockets.image {
         Some(bound) => Some(image::start(node, bound, &stop_images).await?),
@@ -182,14 +186,14 @@ fn half(grace: Duration) -> Duration {
 
 /// Serves an API until `stop`, then lets requests in flight end.
 fn serve_http(
+    node: &Node,
     bound: Bound,
     router: Router,
-    grace: Duration,
     stop: &CancellationToken,
 ) -> JoinHandle<()> {
     let options = ServerOptions {
-        drain_timeout: half(grace),
-        ..ServerOptions::default()
+        drain_timeout: half(node.settings.grace),
+        ..node.settings.server.clone()
     };
     let stop = stop.clone().cancelled_owned();
     tokio::spawn(async move {
@@ -198,6 +202,16 @@ fn serve_http(
             tracing::warn!(address, "requests were cut: they did not end in time");
         }
     })
+}
+
+/// Puts the configuration's rules into force and looks after their files until `stop`.
+fn look_after(node: &Node, policy: &Policy, stop: &CancellationToken) -> Result<JoinHandle<()>> {
+    commands::policy::configure(policy, policy::policy_options(&node.config)?)?;
+    let (policy, stop) = (policy.clone(), stop.clone());
+    Ok(tokio::spawn(async move {
+        let watching = rest::policy::watch(vec![policy]);
+        stop.run_until_cancelled(watching).await;
+    }))
 }
 
 /// Waits for tasks that were told to end. One that panicked has been logged by the panic itself.
@@ -222,87 +236,6 @@ async fn open_store(data_dir: &DataDir) -> Result<Arc<dyn ImageStore>> {
     let open = move || EmbeddedStore::open(&folder, EmbeddedOptions::default());
     let opened = tokio::task::spawn_blocking(open).await;
     Ok(opened.map_err(|error| Error::Start(error.to_string()))??)
-}
-
-type Identities = (
-    Arc<dyn Identity>,
-    Arc<dyn TokenSource>,
-    Option<Arc<DevIdentity>>,
-);
-
-/// Who checks tokens, who makes the services' own, and the identity service if it is ours.
-fn identities(settings: &Settings, secrets: &Secrets, sockets: &Sockets) -> Result<Identities> {
-    if settings.auth == AuthStrategy::NoAuth {
-        return Ok((Arc::new(NoAuth), Arc::new(NoAuth), None));
-    }
-    let endpoints = Endpoints {
-        identity: sockets.identity_url.clone().unwrap_or_default(),
-        volume: sockets.volume_url.clone().unwrap_or_default(),
-        image: sockets.image_url.clone().unwrap_or_default(),
-    };
-    let secret = |text: &str| Secret::new(text);
-    let mut options = DevOptions::new(
-        secrets.signing_key()?,
-        secret(&secrets.admin_password),
-        Some(secret(&secrets.demo_password)),
-        &endpoints,
-    );
-    options.region = settings.region.clone();
-    options.token_lifetime_s = settings.token_lifetime_s;
-    // A service that does not run here is not in the catalogue.
-    options
-        .catalog
-        .retain(|service| service.url.starts_with("http"));
-    options.users.extend(settings.users.iter().map(|user| {
-        let roles: Vec<_> = user.roles.iter().map(String::as_str).collect();
-        DevUser::new(
-            &user.name,
-            Some(secret(&user.password)),
-            &user.project,
-            &roles,
-        )
-    }));
-    let identity = DevIdentity::new(options)
-        .map_err(|error| Error::Start(format!("section [dev_identity]: {error}")))?;
-    let identity = Arc::new(identity);
-    Ok((
-        Arc::clone(&identity) as _,
-        Arc::clone(&identity) as _,
-        Some(identity),
-    ))
-}
-
-fn write_clouds_yaml(
-    settings: &Settings,
-    data_dir: &DataDir,
-    secrets: &Secrets,
-    sockets: &Sockets,
-) -> Result<()> {
-    let text = match &sockets.identity_url {
-        Some(url) => {
-            let cloud = |name, username, password| Cloud {
-                name,
-                username,
-                password,
-                project: username,
-            };
-            let clouds = [
-                cloud("basalt", "admin", secrets.admin_password.as_str()),
-                cloud("basalt-demo", "demo", secrets.demo_password.as_str()),
-            ];
-            clouds_yaml::with_identity(&format!("{url}/v3"), &settings.region, &clouds)
-        }
-        None => clouds_yaml::without_identity(
-            sockets.volume_url.as_deref().unwrap_or_default(),
-            sockets.image_url.as_deref().unwrap_or_default(),
-            &settings.region,
-        ),
-    };
-    let path = data_dir.join("clouds.yaml");
-    replace_file(&path, text.as_bytes()).map_err(|error| Error::Write {
-        path,
-        reason: error.to_string(),
-    })
 }
 
 /// A start must not fail because nobody reads what it says.

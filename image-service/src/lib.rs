@@ -31,7 +31,7 @@ mod format_check;
 mod image;
 mod location;
 mod options;
-mod policy;
+pub mod policy;
 mod uploads;
 mod views;
 
@@ -51,7 +51,8 @@ pub struct ImageService {
     pub(crate) database: Database,
     pub(crate) store: Arc<dyn ImageStore>,
     pub(crate) options: Options,
-    pub(crate) policy: Policy,
+    /// Who may do what.
+    pub policy: Policy,
     pub(crate) doorbell: Doorbell,
     pub(crate) uploads: Uploads,
 }

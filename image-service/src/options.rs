@@ -1,5 +1,7 @@
 //! What an operator sets: Glance's names, Glance's defaults.
 
+use std::path::PathBuf;
+
 /// Options of the image service. Field names are Glance's option names.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -7,6 +9,8 @@ pub struct Options {
     pub public_endpoint: Option<String>,
     /// Names the process in queue names and logs.
     pub host: String,
+    /// While this file is there, `/healthcheck` answers 503.
+    pub healthcheck_disable_file: Option<PathBuf>,
     /// Largest image in bytes.
     pub image_size_cap: u64,
     /// Most custom properties of an image; `None`: any number.
@@ -41,6 +45,7 @@ impl Default for Options {
         Options {
             public_endpoint: None,
             host: "localhost".to_owned(),
+            healthcheck_disable_file: None,
             image_size_cap: 1 << 40,
             image_property_quota: Some(128),
             image_tag_quota: Some(128),

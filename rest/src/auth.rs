@@ -12,38 +12,59 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::context::new_request_id;
 use crate::frame::RequestId;
-use crate::identity::{Identity, IdentityError, KeystoneError, TokenInfo};
+use crate::identity::{Identity, IdentityError, KeystoneError, TokenInfo, WithoutToken};
+use crate::policy::Policy;
 use crate::project_path::PathProject;
 use crate::{ErrorShape, RequestContext, Secret};
 
 #[derive(Clone)]
 struct Layer {
     identity: Arc<dyn Identity>,
+    policy: Policy,
     shape: ErrorShape,
 }
 
 /// Lets only requests with a valid token reach `router`; its handlers take [`RequestContext`].
-pub fn apply(router: Router, identity: Arc<dyn Identity>, shape: ErrorShape) -> Router {
-    router.layer(from_fn_with_state(Layer { identity, shape }, authenticate))
+/// `policy` says who is an administrator.
+pub fn apply(
+    router: Router,
+    identity: Arc<dyn Identity>,
+    policy: Policy,
+    shape: ErrorShape,
+) -> Router {
+    let layer = Layer {
+        identity,
+        policy,
+        shape,
+    };
+    router.layer(from_fn_with_state(layer, authenticate))
 }
 
 async fn authenticate(State(layer): State<Layer>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let Some(token) = token_of(&parts.headers, "x-auth-token") else {
-        return match layer.identity.without_token(&parts) {
-            Some(response) => response,
-            None => refused(&*layer.identity),
-        };
+    let token = match token_of(&parts.headers, "x-auth-token") {
+        Some(token) => token,
+        None => match layer.identity.without_token(&parts) {
+            WithoutToken::ActAs(token) => token,
+            WithoutToken::Answer(response) => return response,
+            WithoutToken::Refuse => return refused(&*layer.identity),
+        },
     };
-    let info = match layer.identity.validate(&token).await {
+    let service = match layer.service_token(&parts.headers).await {
+        Ok(service) => service,
+        Err(error) => return layer.failed(&error, &parts.headers),
+    };
+    // A service may act on behalf of a user whose token has expired meanwhile.
+    let validated = match service.may_use_expired {
+        true => layer.identity.validate_expired(&token).await,
+        false => layer.identity.validate(&token).await,
+    };
+    let info = match validated {
         Ok(info) => info,
         Err(error) => return layer.failed(&error, &parts.headers),
     };
-    let service_roles = match layer.service_roles(&parts.headers).await {
-        Ok(roles) => roles,
-        Err(error) => return layer.failed(&error, &parts.headers),
-    };
-    let mut context = context_of(&info, token, service_roles);
+    let mut context = context_of(&info, token, service.roles);
+    context.is_admin = info.is_admin || layer.policy.is_admin(&context);
     if let Some(id) = parts.extensions.get::<RequestId>() {
         context.request_id.clone_from(&id.id);
         context.global_request_id.clone_from(&id.global_id);
@@ -64,14 +85,32 @@ async fn authenticate(State(layer): State<Layer>, request: Request, next: Next) 
     response
 }
 
+#[derive(Default)]
+struct ServiceToken {
+    roles: Vec<String>,
+    may_use_expired: bool,
+}
+
 impl Layer {
-    /// Roles of `X-Service-Token`. A service token that is not valid is refused, as
-    /// keystonemiddleware does.
-    async fn service_roles(&self, headers: &HeaderMap) -> Result<Vec<String>, IdentityError> {
-        match token_of(headers, "x-service-token") {
-            Some(token) => Ok(self.identity.validate(&token).await?.roles.clone()),
-            None => Ok(Vec::new()),
+    /// What `X-Service-Token` stands for. One that is not valid, or not a service's, is refused,
+    /// as keystonemiddleware does.
+    async fn service_token(&self, headers: &HeaderMap) -> Result<ServiceToken, IdentityError> {
+        let Some(token) = token_of(headers, "x-service-token") else {
+            return Ok(ServiceToken::default());
+        };
+        let info = self.identity.validate(&token).await?;
+        let rule = self.identity.service_tokens();
+        let is_service = rule
+            .roles
+            .iter()
+            .any(|role| info.roles.iter().any(|held| held == role));
+        if rule.are_required && !is_service {
+            return Err(IdentityError::Unauthorized);
         }
+        Ok(ServiceToken {
+            roles: info.roles.clone(),
+            may_use_expired: is_service,
+        })
     }
 
     fn failed(&self, error: &IdentityError, headers: &HeaderMap) -> Response {
@@ -105,11 +144,6 @@ fn token_of(headers: &HeaderMap, name: &str) -> Option<Secret> {
 fn context_of(info: &TokenInfo, token: Secret, service_roles: Vec<String>) -> RequestContext {
     let user = &info.user;
     let project = info.project.as_ref();
-    let is_admin = info.is_admin
-        || info
-            .roles
-            .iter()
-            .any(|role| role.eq_ignore_ascii_case("admin"));
     RequestContext {
         request_id: new_request_id(),
         global_request_id: None,
@@ -121,8 +155,11 @@ fn context_of(info: &TokenInfo, token: Secret, service_roles: Vec<String>) -> Re
         project_name: project.map(|project| project.name.clone()),
         project_domain_id: project.map(|project| project.domain_id.clone()),
         project_domain_name: project.map(|project| project.domain_name.clone()),
+        domain_id: info.domain_id.clone(),
+        is_system: info.is_system,
+        is_admin_project: info.is_admin_project,
         roles: info.roles.clone(),
-        is_admin,
+        is_admin: info.is_admin,
         service_roles,
         token,
     }

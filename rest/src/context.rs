@@ -27,8 +27,14 @@ pub struct RequestContext {
     pub project_name: Option<String>,
     pub project_domain_id: Option<String>,
     pub project_domain_name: Option<String>,
+    /// Of a token scoped to a domain.
+    pub domain_id: Option<String>,
+    /// A token scoped to the system.
+    pub is_system: bool,
+    /// The token's project is the cloud's admin project, or the cloud has none.
+    pub is_admin_project: bool,
     pub roles: Vec<String>,
-    /// `context_is_admin`: has the role `admin` (or noauth).
+    /// What the policy rule `context_is_admin` says (or noauth).
     pub is_admin: bool,
     /// Roles of a valid `X-Service-Token`; empty without one.
     pub service_roles: Vec<String>,
@@ -62,6 +68,9 @@ impl RequestContext {
             project_name: Some(project_id.to_owned()),
             project_domain_id: None,
             project_domain_name: None,
+            domain_id: None,
+            is_system: false,
+            is_admin_project: true,
             roles: ["admin", "member", "reader"].map(str::to_owned).to_vec(),
             is_admin: true,
             service_roles: Vec::new(),

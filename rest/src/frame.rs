@@ -2,6 +2,7 @@
 //! 500s, error bodies in the service's shape, and `/healthcheck`.
 
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,7 +10,6 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::get;
 use futures_util::FutureExt;
 use http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -18,6 +18,7 @@ use tracing::Instrument;
 use crate::base_url::PublicEndpoint;
 use crate::body::{self, LimitBytes, declared_bytes};
 use crate::context::new_request_id;
+use crate::healthcheck;
 use crate::shape::{Pending, Rendered, default_message};
 use crate::{ErrorShape, ImageFault, RequestContext};
 
@@ -43,6 +44,8 @@ pub struct FrameOptions {
     pub json_limit_bytes: usize,
     /// `public_endpoint`: the base of links; `None`: as the request's Host says.
     pub public_endpoint: Option<Arc<str>>,
+    /// `disable_by_file_path`: while this file is there, `/healthcheck` answers 503.
+    pub healthcheck_disable_file: Option<PathBuf>,
 }
 
 impl FrameOptions {
@@ -56,14 +59,14 @@ impl FrameOptions {
             shape,
             json_limit_bytes,
             public_endpoint: None,
+            healthcheck_disable_file: None,
         }
     }
 }
 
 /// Puts `router` into the frame and adds `/healthcheck`.
 pub fn apply(router: Router, options: FrameOptions) -> Router {
-    Router::new()
-        .route("/healthcheck", get(async || "OK"))
+    healthcheck::router(options.healthcheck_disable_file.clone())
         .merge(router)
         .layer(from_fn_with_state(Arc::new(options), frame))
 }

@@ -14,7 +14,7 @@
 //! A service puts its router together from the inside out:
 //! ```text
 //! let api = Router::new().route("/v3/volumes", get(list)).with_state(state);
-//! let api = rest::auth::apply(api, identity, ErrorShape::Volume);
+//! let api = rest::auth::apply(api, identity, policy, ErrorShape::Volume);
 //! let api = rest::microversion::apply(api, VOLUME_VERSIONS); // outside: also 401s name it
 //! let api = versions_router().merge(api);                 // routes that need no token
 //! let api = rest::project_path::apply(api, "/v3");        // /v3/{project_id}/… = /v3/…
@@ -30,6 +30,8 @@ pub mod context;
 pub mod fault;
 pub mod filter;
 pub mod frame;
+mod healthcheck;
+pub mod http_client;
 pub mod identity;
 pub mod image_fault;
 pub mod list_query;

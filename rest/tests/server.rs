@@ -1,11 +1,15 @@
 //! The server on a real socket: limits, and stopping without cutting what runs.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::get;
+use axum::body::{Body, Bytes};
+use axum::routing::{get, post};
+use futures_util::Stream;
 use rest::server::{ServerOptions, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,9 +35,15 @@ async fn start(options: ServerOptions) -> Running {
             "done"
         }
     };
+    let (endless, count) = (Arc::clone(&arrived), post(count));
     let router = Router::new()
         .route("/", get(async || "hello"))
-        .route("/slow", get(slow));
+        .route("/slow", get(slow))
+        .route("/count", count)
+        .route(
+            "/endless",
+            get(async move || Body::from_stream(Endless(endless))),
+        );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let signal = Arc::clone(&stop);
@@ -46,6 +56,31 @@ async fn start(options: ServerOptions) -> Running {
         arrived,
         release,
         server,
+    }
+}
+
+/// Says how many bytes it got, or that they did not all come.
+async fn count(body: Body) -> String {
+    match axum::body::to_bytes(body, 1 << 20).await {
+        Ok(bytes) => bytes.len().to_string(),
+        Err(_) => "broken".to_owned(),
+    }
+}
+
+/// Pieces for as long as somebody takes them; wakes when nobody does any more.
+struct Endless(Arc<Notify>);
+
+impl Stream for Endless {
+    type Item = Result<Bytes, std::convert::Infallible>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(Some(Ok(Bytes::from_static(&[0; 4096]))))
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 
@@ -151,4 +186,58 @@ async fn connections_above_the_limit_wait_for_a_slot() {
     running.release.notify_one();
     assert!(rest_of(first).await.ends_with("done"));
     assert!(rest_of(second).await.ends_with("hello"));
+}
+
+fn impatient() -> ServerOptions {
+    ServerOptions {
+        stall_timeout: Duration::from_millis(30),
+        ..ServerOptions::default()
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_stops_coming_ends_its_request() {
+    let running = start(impatient()).await;
+    let head = "POST /count HTTP/1.1\r\nhost: h\r\nconnection: close\r\n";
+    let half = request(&running, &format!("{head}content-length: 10\r\n\r\n12345")).await;
+    assert!(rest_of(half).await.ends_with("broken"));
+    let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    let half = request(&running, &chunked).await;
+    assert!(rest_of(half).await.ends_with("broken"));
+    let whole = request(&running, &format!("{chunked}0\r\n\r\n")).await;
+    assert!(rest_of(whole).await.ends_with('3'));
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_answer_is_dropped() {
+    let running = start(impatient()).await;
+    let deaf = request(&running, "GET /endless HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    // The answer is given up although the client is still there.
+    running.arrived.notified().await;
+    drop(deaf);
+}
+
+#[tokio::test]
+async fn a_slow_handler_is_not_a_slow_client() {
+    let running = start(impatient()).await;
+    let head = "GET /slow HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    let stream = request(&running, head).await;
+    running.arrived.notified().await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    running.release.notify_one();
+    assert!(rest_of(stream).await.ends_with("done"));
+}
+
+#[tokio::test]
+async fn one_connection_serves_many_requests() {
+    let running = start(ServerOptions::default()).await;
+    let mut stream = request(&running, "").await;
+    for _ in 0..3 {
+        let head = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") {
+            assert!(stream.read_buf(&mut answer).await.unwrap() > 0);
+        }
+    }
 }

@@ -12,6 +12,7 @@ use axum::routing::{get, post};
 use rest::frame::FrameOptions;
 use rest::identity::NoAuth;
 use rest::microversion::VersionRange;
+use rest::policy::{Dialect, Policy};
 use rest::{
     BaseUrl, ErrorShape, Fault, Identity, IdentityError, ImageFault, JsonBody, Microversion,
     QueryParams, RequestContext, Secret,
@@ -47,6 +48,16 @@ async fn broken() {
     panic!("told to");
 }
 
+fn policy() -> Policy {
+    let dialect = Dialect {
+        base: &[("context_is_admin", "role:admin")],
+        check: |_| "!",
+        deprecated: |_| None,
+        scopes: &[],
+    };
+    Policy::new(dialect, &[])
+}
+
 fn volume_service(identity: Arc<dyn Identity>) -> Router {
     let api = Router::new()
         .route("/v3/volumes", post(create))
@@ -54,7 +65,7 @@ fn volume_service(identity: Arc<dyn Identity>) -> Router {
         .route("/v3/broken", get(broken))
         .route("/v3/query", get(async |_query: QueryParams| "fine"))
         .route("/v3/gone", get(async || Fault::no_such("Volume", "x")));
-    let api = rest::auth::apply(api, identity, ErrorShape::Volume);
+    let api = rest::auth::apply(api, identity, policy(), ErrorShape::Volume);
     let api = rest::microversion::apply(api, VERSIONS);
     let api = Router::new()
         .route("/", get(async || StatusCode::MULTIPLE_CHOICES))
@@ -289,6 +300,21 @@ async fn noauth_hands_out_its_token() {
     assert_eq!(headers["x-auth-token"], "bob:admin");
 }
 
+#[tokio::test]
+async fn noauth_takes_clients_that_know_no_tokens() {
+    let app = volume_service(Arc::new(NoAuth));
+    let request = Request::builder()
+        .uri("/v3/ab12/volumes/7")
+        .header("host", "h:1");
+    let (status, _, body) = send(&app, request.body(Body::empty()).unwrap()).await;
+    assert_eq!(status, StatusCode::OK);
+    let body = json_of(&body);
+    assert_eq!(
+        (&body["user"], &body["project"], &body["admin"]),
+        (&json!("admin"), &json!("ab12"), &json!(true))
+    );
+}
+
 fn image_service() -> Router {
     let api = Router::new()
         .route("/v2/images", get(async || ImageFault::conflict("<taken>")))
@@ -297,7 +323,7 @@ fn image_service() -> Router {
             get(async |context: RequestContext| context.request_id),
         )
         .route("/v2/broken", get(broken));
-    let api = rest::auth::apply(api, Arc::new(NoAuth), ErrorShape::Image);
+    let api = rest::auth::apply(api, Arc::new(NoAuth), policy(), ErrorShape::Image);
     rest::frame::apply(api, FrameOptions::new(ErrorShape::Image))
 }
 
@@ -363,4 +389,36 @@ async fn the_image_service_takes_the_clients_request_id() {
         send(&app, long.body(Body::empty()).unwrap()).await.0,
         StatusCode::PAYLOAD_TOO_LARGE
     );
+}
+
+#[tokio::test]
+async fn health_is_told_as_asked_and_a_file_takes_the_service_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("disabled");
+    let mut options = FrameOptions::new(ErrorShape::Image);
+    options.healthcheck_disable_file = Some(file.clone());
+    let app = rest::frame::apply(Router::new(), options);
+    let check = async |method: &str, accept: &str| {
+        let request = Request::builder().method(method).uri("/healthcheck");
+        let request = request.header("accept", accept).body(Body::empty());
+        let (status, headers, body) = send(&app, request.unwrap()).await;
+        let media_type = headers["content-type"].to_str().unwrap().to_owned();
+        (status.as_u16(), media_type, body)
+    };
+    let text = "text/plain; charset=UTF-8".to_owned();
+    assert_eq!(
+        check("GET", "*/*").await,
+        (200, text.clone(), "OK".to_owned())
+    );
+    assert_eq!(check("HEAD", "*/*").await.0, 204);
+    let (_, media_type, body) = check("GET", "application/json").await;
+    assert!(media_type.starts_with("application/json"));
+    assert_eq!(
+        json_of(&body),
+        json!({ "detailed": false, "reasons": ["OK"] })
+    );
+    std::fs::write(&file, "").unwrap();
+    let disabled = (503, text, "DISABLED BY FILE".to_owned());
+    assert_eq!(check("GET", "*/*").await, disabled);
+    assert_eq!(check("HEAD", "*/*").await.0, 503);
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
+use rest::http_client::{self, ClientError, Tls, chain_of};
 use rest::identity::TokenSource;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,6 @@ use uuid::Uuid;
 
 /// A whole request that carries no image data.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest silence of a server that sends image data.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest record that is read; a server that sends more is not an image service.
@@ -199,35 +199,35 @@ pub struct Client {
 impl Client {
     /// `endpoint`: the service's base URL without version (`http://127.0.0.1:9292`); `tokens`:
     /// tokens of the service user, which needs the roles `admin` and `service`.
-    pub fn new(endpoint: &str, tokens: Arc<dyn TokenSource>) -> Result<Self> {
-        let client = || {
-            reqwest::Client::builder()
-                .connect_timeout(CONNECT_TIMEOUT)
-                .no_proxy()
-        };
-        let build = |builder: reqwest::ClientBuilder| builder.build().map_err(unavailable);
+    pub fn new(
+        endpoint: &str,
+        tls: &Tls,
+        tokens: Arc<dyn TokenSource>,
+    ) -> Result<Self, ClientError> {
+        let client = || http_client::builder(tls);
         Ok(Client {
             endpoint: endpoint
                 .trim_end_matches('/')
                 .trim_end_matches("/v2")
                 .to_owned(),
             tokens,
-            calls: build(client().timeout(CALL_TIMEOUT))?,
-            downloads: build(client().read_timeout(READ_TIMEOUT))?,
-            uploads: build(client())?,
+            calls: client()?.timeout(CALL_TIMEOUT).build()?,
+            downloads: client()?.read_timeout(READ_TIMEOUT).build()?,
+            uploads: client()?.build()?,
         })
     }
 
     /// The image as the bearer of `token` sees it.
     pub async fn show(&self, token: &str, id: Uuid) -> Result<Image> {
-        let request = self.request(&self.calls, Method::GET, &format!("images/{id}"), token);
+        let path = format!("images/{id}");
+        let request = self.request_for(Method::GET, &path, token).await?;
         Image::from_record(record(checked(request, id).await?).await?)
     }
 
     /// The images of this name that the bearer of `token` sees; two at most, for more than one
     /// is one too many.
     pub async fn find_by_name(&self, token: &str, name: &str) -> Result<Vec<Image>> {
-        let request = self.request(&self.calls, Method::GET, "images", token);
+        let request = self.request_for(Method::GET, "images", token).await?;
         let request = request.query(&[("name", name), ("limit", "2")]);
         let found: Found = record(checked(request, name).await?).await?;
         found.images.into_iter().map(Image::from_record).collect()
@@ -236,7 +236,9 @@ impl Client {
     /// The image as the service user sees it.
     pub async fn show_as_service(&self, id: Uuid) -> Result<Image> {
         let token = self.service_token().await?;
-        self.show(&token, id).await
+        let path = format!("images/{id}");
+        let request = self.request(&self.calls, Method::GET, &path, &token);
+        Image::from_record(record(checked(request, id).await?).await?)
     }
 
     /// URLs of the image's copies, best first; empty when the image service does not tell.
@@ -328,9 +330,8 @@ impl Client {
         put("protected", image.protected.map(|value| json!(value)));
         put("min_disk", image.min_disk.map(|value| json!(value)));
         put("min_ram", image.min_ram.map(|value| json!(value)));
-        let request = self
-            .request(&self.calls, Method::POST, "images", token)
-            .json(&body);
+        let request = self.request_for(Method::POST, "images", token).await?;
+        let request = request.json(&body);
         Image::from_record(record(checked(request, image.name.clone()).await?).await?)
     }
 
@@ -375,6 +376,14 @@ impl Client {
         client
             .request(method, format!("{}/v2/{path}", self.endpoint))
             .header("x-auth-token", token)
+    }
+
+    /// A call for the bearer of `token`. The service's own token goes along, so that the call
+    /// still counts if the user's token runs out meanwhile.
+    async fn request_for(&self, method: Method, path: &str, token: &str) -> Result<RequestBuilder> {
+        let own = self.service_token().await?;
+        let request = self.request(&self.calls, method, path, token);
+        Ok(request.header("x-service-token", own))
     }
 
     async fn service_token(&self) -> Result<String> {
@@ -453,16 +462,8 @@ fn malformed(detail: &str) -> Error {
     ))
 }
 
-/// The whole chain of causes, which reqwest's own text leaves out.
 fn unavailable(error: reqwest::Error) -> Error {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    Error::Unavailable(text)
+    Error::Unavailable(chain_of(error))
 }
 
 #[cfg(test)]

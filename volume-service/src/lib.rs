@@ -62,7 +62,7 @@ impl VolumeService {
         VolumeService {
             database,
             options,
-            policy: Policy::new(api::policy_rules::RULES),
+            policy: api::policy_rules::default_policy(),
             images,
             doorbell,
         }

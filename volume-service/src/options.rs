@@ -1,5 +1,7 @@
 //! The options of the service, by Cinder's names and with Cinder's defaults.
 
+use std::path::PathBuf;
+
 /// What the operator may set (`[DEFAULT]` of cinder.conf). Sizes are GiB, -1 is unlimited.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -33,6 +35,10 @@ pub struct Options {
     pub enable_force_upload: bool,
     /// Where backups go that name no container: the pool of the backup target.
     pub backup_container: String,
+    /// Bytes of a request's body; a longer one is a 413.
+    pub max_request_body_size: usize,
+    /// While this file is there, `/healthcheck` answers 503.
+    pub healthcheck_disable_file: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -57,6 +63,8 @@ impl Default for Options {
             public_endpoint: None,
             enable_force_upload: false,
             backup_container: "backups".to_owned(),
+            max_request_body_size: rest::body::DEFAULT_LIMIT_BYTES,
+            healthcheck_disable_file: None,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The operator's commands. They read the data folder beside a running server, except
-//! `basalt store`, which needs the store to itself.
+//! `basalt store`, which needs the store to itself, and `basalt policy`, which needs only the
+//! configuration.
 
 pub mod db;
 pub mod flows;
 pub mod options;
+pub mod policy;
 pub mod store;
 mod table;
 

@@ -5,8 +5,10 @@
 //! several times add up), and `OS_<SECTION>__<OPTION>` of the environment replaces both, as in
 //! oslo.config. What is wrong stops the start, with the option's name and the reason.
 
+pub mod identity;
 mod ini;
 pub mod options;
+pub mod policy;
 pub mod services;
 pub mod settings;
 mod substitution;
@@ -63,6 +65,8 @@ pub struct Config {
     given: BTreeMap<(String, String), Given>,
     backends: BTreeSet<String>,
     warnings: Vec<String>,
+    /// Of the last file: what other files' relative paths start from.
+    folder: Option<PathBuf>,
 }
 
 impl Config {
@@ -74,11 +78,22 @@ impl Config {
         let mut config = Config::default();
         for path in files {
             config.merge_file(path)?;
+            config.folder = path.parent().map(Path::to_owned);
         }
         config.find_backends(None)?;
         config.merge_environment(environment)?;
         config.check()?;
         Ok(config)
+    }
+
+    /// A path of the configuration: relative ones start beside its file.
+    pub fn beside(&self, path: &str) -> PathBuf {
+        self.folder.as_deref().unwrap_or(Path::new("")).join(path)
+    }
+
+    /// Whether a file or the environment gave the option.
+    pub fn is_given(&self, section: &str, name: &str) -> bool {
+        self.given(section, name).is_some()
     }
 
     /// What an operator should know, such as options that nothing reads.
@@ -198,10 +213,14 @@ impl Config {
                         .given
                         .get(&(section.clone(), name.clone()))
                         .map(|given| given.place.as_str());
-                    unknown.push(format!(
-                        "option [{section}] {name}{}: no such option",
-                        place.unwrap_or_default()
-                    ));
+                    let place = place.unwrap_or_default();
+                    let unused = options::UNUSED.iter();
+                    let reason = unused
+                        .filter(|(in_section, of, _)| section == in_section && name == of)
+                        .map(|(_, _, reason)| format!("is not used: {reason}"))
+                        .next();
+                    let reason = reason.unwrap_or_else(|| "no such option".to_owned());
+                    unknown.push(format!("option [{section}] {name}{place}: {reason}"));
                 }
             }
         }

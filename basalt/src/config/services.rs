@@ -1,7 +1,9 @@
 //! From checked options to the options of the services: plain structs that know nothing of files.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use rest::http_client::Tls;
 use storage::ImageStore;
 use volume_service::manager::{Backend, BackupTarget};
 
@@ -35,6 +37,34 @@ pub fn volume_options(config: &Config) -> Result<volume_service::Options, Config
         public_endpoint: config.text("DEFAULT", "public_endpoint")?,
         enable_force_upload: config.boolean("DEFAULT", "enable_force_upload")?,
         backup_container: required(config, "DEFAULT", "backup_ceph_pool")?,
+        max_request_body_size: max_request_body_size(config)?,
+        healthcheck_disable_file: healthcheck_disable_file(config)?,
+    })
+}
+
+fn max_request_body_size(config: &Config) -> Result<usize, ConfigError> {
+    match config.integer("DEFAULT", "osapi_max_request_body_size")? {
+        0 => config.integer("oslo_middleware", "max_request_body_size"),
+        size => Ok(size),
+    }
+}
+
+fn healthcheck_disable_file(config: &Config) -> Result<Option<PathBuf>, ConfigError> {
+    let path = config.text("healthcheck", "disable_by_file_path")?;
+    Ok(path.map(|path| config.beside(&path)))
+}
+
+/// How to reach an image API with https.
+pub fn image_api_tls(config: &Config) -> Result<Tls, ConfigError> {
+    let path = |name: &str| {
+        let path = config.text("DEFAULT", name)?;
+        Ok::<_, ConfigError>(path.map(|path| config.beside(&path)))
+    };
+    Ok(Tls {
+        cafile: path("glance_ca_certificates_file")?,
+        certfile: path("glance_certfile")?,
+        keyfile: path("glance_keyfile")?,
+        insecure: config.boolean("DEFAULT", "glance_api_insecure")?,
     })
 }
 
@@ -110,6 +140,7 @@ pub fn image_options(config: &Config) -> Result<image_service::Options, ConfigEr
     Ok(image_service::Options {
         public_endpoint: config.text("image_api", "public_endpoint")?,
         host: required(config, "DEFAULT", "host")?,
+        healthcheck_disable_file: healthcheck_disable_file(config)?,
         image_size_cap: config.integer("image_api", "image_size_cap")?,
         image_property_quota: quota("image_property_quota")?,
         image_tag_quota: quota("image_tag_quota")?,

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rest::server::ServerOptions;
+
 use super::{Config, ConfigError};
 
 /// Who answers the question who may do what.
@@ -12,6 +14,8 @@ use super::{Config, ConfigError};
 pub enum AuthStrategy {
     /// The built-in identity service.
     Dev,
+    /// Keystone, as `[keystone_authtoken]` says.
+    Keystone,
     /// Nobody is asked: the token itself says who calls, as Cinder's `noauth`.
     NoAuth,
 }
@@ -40,6 +44,8 @@ pub struct Settings {
     pub auth: AuthStrategy,
     /// How long a stop waits for what runs.
     pub grace: Duration,
+    /// Limits of the APIs.
+    pub server: ServerOptions,
     pub volume: Listen,
     /// What clients are told instead of the address; the same for `image_endpoint`.
     pub volume_endpoint: Option<String>,
@@ -66,6 +72,7 @@ impl Settings {
             host: host(config)?,
             auth: auth_strategy(config)?,
             grace: Duration::from_secs(config.integer("DEFAULT", "graceful_shutdown_timeout")?),
+            server: server_options(config)?,
             volume: listen(
                 config,
                 "DEFAULT",
@@ -88,6 +95,17 @@ impl Settings {
             nbd_tcp: nbd_tcp(config)?,
         })
     }
+}
+
+fn server_options(config: &Config) -> Result<ServerOptions, ConfigError> {
+    let patience = Duration::from_secs(config.integer("DEFAULT", "client_socket_timeout")?);
+    Ok(ServerOptions {
+        max_connections: config.integer("DEFAULT", "wsgi_default_pool_size")?,
+        header_read_timeout: patience,
+        stall_timeout: patience,
+        max_header_bytes: config.integer("DEFAULT", "max_header_line")?,
+        ..ServerOptions::default()
+    })
 }
 
 /// A text option that must not be empty.
@@ -122,10 +140,7 @@ fn check_transport(config: &Config) -> Result<(), ConfigError> {
 fn auth_strategy(config: &Config) -> Result<AuthStrategy, ConfigError> {
     match config.text("DEFAULT", "auth_strategy")?.as_deref() {
         Some("noauth") => Ok(AuthStrategy::NoAuth),
-        Some("keystone") => {
-            let reason = "keystone is not supported yet, use dev or noauth";
-            Err(ConfigError::option("DEFAULT", "auth_strategy", reason))
-        }
+        Some("keystone") => Ok(AuthStrategy::Keystone),
         _ => Ok(AuthStrategy::Dev),
     }
 }
@@ -228,11 +243,6 @@ mod tests {
                 "OS_DEFAULT__HOST",
                 "a@b",
                 "option [DEFAULT] host: must have at most 128 characters, none of them a blank, @, # or /",
-            ),
-            (
-                "OS_DEFAULT__AUTH_STRATEGY",
-                "keystone",
-                "option [DEFAULT] auth_strategy: keystone is not supported yet, use dev or noauth",
             ),
             (
                 "OS_DEFAULT__TRANSPORT_URL",

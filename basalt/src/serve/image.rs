@@ -5,13 +5,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::listen::Bound;
-use super::{Node, end, serve_http};
+use super::{Node, end, look_after, serve_http};
 use crate::config::services;
 use crate::error::{Error, Result};
 
 /// The running image service.
 pub struct Images {
     server: JoinHandle<()>,
+    watching: JoinHandle<()>,
     workers: Vec<JoinHandle<()>>,
     stop_workers: CancellationToken,
 }
@@ -21,15 +22,17 @@ pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Resul
     let options = services::image_options(&node.config)?;
     let service = ImageService::new(node.database.clone(), node.store.clone(), options).await;
     let service = service.map_err(|error| Error::Start(format!("image service: {error}")))?;
+    let watching = look_after(node, &service.policy, stop)?;
     let stop_workers = CancellationToken::new();
     let workers = service.workers().into_iter();
     let workers = workers
         .map(|worker| tokio::spawn(worker.run(stop_workers.clone().cancelled_owned())))
         .collect();
     let router = service.router(node.identity.clone());
-    let server = serve_http(bound, router, node.settings.grace, stop);
+    let server = serve_http(node, bound, router, stop);
     Ok(Images {
         server,
+        watching,
         workers,
         stop_workers,
     })
@@ -38,7 +41,7 @@ pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Resul
 impl Images {
     /// Uploads in flight need the workers, so these end after the server.
     pub async fn end(self) {
-        end(vec![self.server]).await;
+        end(vec![self.server, self.watching]).await;
         self.stop_workers.cancel();
         end(self.workers).await;
     }

@@ -33,6 +33,12 @@ pub fn ready_text(settings: &Settings, sockets: &Sockets, data_dir: &Path) -> St
                 "none: every caller is an administrator (noauth)".to_owned(),
             );
         }
+        None if settings.auth == AuthStrategy::Keystone => {
+            line(
+                "Identity",
+                "Keystone, as [keystone_authtoken] says".to_owned(),
+            );
+        }
         None => {}
     }
     let socket = sockets.nbd_socket.display();
@@ -41,6 +47,10 @@ pub fn ready_text(settings: &Settings, sockets: &Sockets, data_dir: &Path) -> St
         line("", format!("nbd://{address}/volume-ID"));
     }
     line("Data", data_dir.display().to_string());
+    if settings.auth == AuthStrategy::Keystone {
+        text.push('\n');
+        return text;
+    }
     let clouds = data_dir.join("clouds.yaml");
     let _ = write!(
         text,

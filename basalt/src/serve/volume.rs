@@ -14,7 +14,7 @@ use volume_service::manager::Manager;
 use volume_service::scheduler::Scheduler;
 
 use super::listen::Bound;
-use super::{Node, bells, end, half, serve_http};
+use super::{Node, bells, end, half, look_after, serve_http};
 use crate::config::{ConfigError, services};
 use crate::error::{Error, Result};
 
@@ -42,6 +42,7 @@ pub async fn start(
     let doorbell = Arc::new(bells::BusDoorbell::new(Arc::clone(&bus)));
     let service = VolumeService::new(node.database.clone(), options, images, doorbell);
     let service = Arc::new(service);
+    let watching = look_after(node, &service.policy, stop)?;
     service.bootstrap().await.map_err(failed)?;
     // The scheduler must know the pools before the first request.
     manager.report().await?;
@@ -75,7 +76,8 @@ pub async fn start(
             tokio::spawn(worker.run(stopped())),
             tokio::spawn(scheduler.run(stopped())),
             tokio::spawn(report),
-            serve_http(bound, router, node.settings.grace, stop),
+            serve_http(node, bound, router, stop),
+            watching,
         ],
         _serving: serving,
     })
@@ -102,7 +104,8 @@ fn image_client(node: &Node, image_url: Option<&str>) -> Result<images::Client> 
             let reason = "must be set where the role image-api does not run in this process";
             ConfigError::option("DEFAULT", "glance_api_servers", reason)
         })?;
-    images::Client::new(url, Arc::clone(&node.tokens))
+    let tls = services::image_api_tls(&node.config)?;
+    images::Client::new(url, &tls, Arc::clone(&node.tokens))
         .map_err(|error| Error::Start(format!("client of the image API: {error}")))
 }
 

@@ -12,29 +12,26 @@ use crate::image::{Image, Visibility};
 /// An image that the caller may see.
 pub struct Visible {
     pub image: Image,
-    /// Whether sharing or visibility shows it to the caller's project.
-    shown: bool,
+    /// Whether it is shared with the caller's project.
+    is_shared: bool,
 }
 
 /// Finds an image; one that the caller may not see is not found either.
 pub async fn find(service: &ImageService, context: &RequestContext, id: &str) -> Result<Visible> {
     let image = find_any(service, id).await?;
-    let shown = match image.visibility {
-        Visibility::Public | Visibility::Community => true,
-        Visibility::Private => false,
-        Visibility::Shared => match &context.project_id {
-            Some(project) => list::is_member(&service.database, image.id, project).await?,
-            None => false,
-        },
+    let is_shared = match (image.visibility, &context.project_id) {
+        (Visibility::Shared, Some(project)) => {
+            list::is_member(&service.database, image.id, project).await?
+        }
+        _ => false,
     };
-    let visible = Visible { image, shown };
-    match service
-        .policy
-        .allows(context, "get_image", visible.target())
-    {
-        true => Ok(visible),
-        false => Err(Error::no_image(id)),
+    let visible = Visible { image, is_shared };
+    let target = visible.target(context);
+    // What does not show the image to the project at all is not for a policy to open.
+    if visible.is_shown(context) && service.policy.allows(context, "get_image", target) {
+        return Ok(visible);
     }
+    Err(Error::no_image(id))
 }
 
 /// Finds an image whoever asks.
@@ -46,10 +43,18 @@ pub async fn find_any(service: &ImageService, id: &str) -> Result<Image> {
 }
 
 impl Visible {
-    fn target(&self) -> Target<'_> {
+    fn is_shown(&self, context: &RequestContext) -> bool {
+        let is_open = matches!(
+            self.image.visibility,
+            Visibility::Public | Visibility::Community
+        );
+        context.is_admin || is_open || self.is_shared || self.is_own(context)
+    }
+
+    fn target<'a>(&'a self, context: &'a RequestContext) -> Target<'a> {
         Target {
-            project_id: self.image.owner.as_deref(),
-            visible: self.shown,
+            member_id: context.project_id.as_deref().filter(|_| self.is_shared),
+            ..target_of(&self.image)
         }
     }
 
@@ -60,7 +65,7 @@ impl Visible {
         context: &RequestContext,
         rule: &str,
     ) -> Result<()> {
-        match service.policy.enforce(context, rule, self.target()) {
+        match service.policy.enforce(context, rule, self.target(context)) {
             Ok(()) => Ok(()),
             Err(denied) => Err(not_authorized(&denied.rule)),
         }
@@ -69,6 +74,15 @@ impl Visible {
     /// Whether the image belongs to the caller's project.
     pub fn is_own(&self, context: &RequestContext) -> bool {
         context.project_id.is_some() && context.project_id == self.image.owner
+    }
+}
+
+/// What rules about an image ask for.
+pub fn target_of(image: &Image) -> Target<'_> {
+    Target {
+        project_id: image.owner.as_deref(),
+        visibility: Some(image.visibility.as_str()),
+        ..Target::default()
     }
 }
 

@@ -7,7 +7,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use database::now_us;
 use rest::body::AnyJsonBody;
-use rest::policy::Target;
 use rest::{BaseUrl, RequestContext};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -103,10 +102,7 @@ fn enforce(service: &ImageService, context: &RequestContext, image: &Image) -> R
             "You are not permitted to create images owned by '{owner}'."
         )));
     }
-    let target = Target {
-        project_id: image.owner.as_deref(),
-        visible: false,
-    };
+    let target = access::target_of(image);
     let mut rules = vec!["add_image"];
     match image.visibility {
         Visibility::Public => rules.push("publicize_image"),

@@ -5,7 +5,6 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use rest::RequestContext;
 use rest::body::AnyJsonBody;
-use rest::policy::Target;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -77,10 +76,7 @@ fn enforce(
         Visibility::Community => "communitize_image",
         Visibility::Private | Visibility::Shared => return Ok(()),
     };
-    let target = Target {
-        project_id: before.owner.as_deref(),
-        visible: false,
-    };
+    let target = access::target_of(before);
     service
         .policy
         .enforce(context, rule, target)

@@ -43,9 +43,10 @@ pub fn router(service: &Arc<ImageService>, identity: Arc<dyn Identity>) -> Route
     for (id, _) in versions::VERSIONS {
         api = api.nest(&format!("/{id}"), v2.clone());
     }
-    let api = rest::auth::apply(api, identity, ErrorShape::Image);
+    let api = rest::auth::apply(api, identity, service.policy.clone(), ErrorShape::Image);
     let mut frame = FrameOptions::new(ErrorShape::Image);
     frame.public_endpoint = service.options.public_endpoint.as_deref().map(Arc::from);
+    frame.healthcheck_disable_file = service.options.healthcheck_disable_file.clone();
     rest::frame::apply(versions::routes().merge(api), frame)
 }
 

@@ -42,7 +42,8 @@ impl Identity for Tokens {
             project: Some(named(project)),
             roles: roles.split(',').map(str::to_owned).collect(),
             expires_at_us: i64::MAX,
-            is_admin: false,
+            is_admin_project: true,
+            ..TokenInfo::default()
         }))
     }
 

@@ -1,9 +1,11 @@
-//! Who a token belongs to: Keystone's dev stand-in, noauth, and the trait both implement.
+//! Who a token belongs to: Keystone, its dev stand-in, noauth, and the trait they implement.
 
 pub mod dev;
+pub mod keystone;
 mod keystone_error;
 mod noauth;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,11 +18,17 @@ pub use keystone_error::KeystoneError;
 pub use noauth::NoAuth;
 
 /// What a valid token says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TokenInfo {
     pub user: Named,
-    /// `None`: unscoped or system-scoped.
+    /// `None`: unscoped, or scoped to a domain or to the system.
     pub project: Option<Named>,
+    /// Of a token scoped to a domain.
+    pub domain_id: Option<String>,
+    /// Scoped to the system.
+    pub is_system: bool,
+    /// The project is the cloud's admin project, or the cloud has none.
+    pub is_admin_project: bool,
     pub roles: Vec<String>,
     /// Microseconds since the epoch.
     pub expires_at_us: i64,
@@ -29,7 +37,7 @@ pub struct TokenInfo {
 }
 
 /// A user or a project, and the domain it lives in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Named {
     pub id: String,
     pub name: String,
@@ -48,17 +56,52 @@ pub enum IdentityError {
     Unavailable(String),
 }
 
+/// What becomes of a request without a token.
+pub enum WithoutToken {
+    /// The usual 401.
+    Refuse,
+    /// It is as good as one with this token.
+    ActAs(Secret),
+    Answer(Response),
+}
+
+/// `service_token_roles` and `service_token_roles_required`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceTokens {
+    /// One of these makes a token a service's.
+    pub roles: Cow<'static, [Cow<'static, str>]>,
+    /// Refuse a service token without such a role, rather than just not to trust it further.
+    pub are_required: bool,
+}
+
+/// keystonemiddleware's defaults.
+pub static SERVICE_TOKENS: ServiceTokens = ServiceTokens {
+    roles: Cow::Borrowed(&[Cow::Borrowed("service")]),
+    are_required: true,
+};
+
 /// Checks tokens.
 #[async_trait]
 pub trait Identity: Send + Sync + 'static {
     async fn validate(&self, token: &Secret) -> Result<Arc<TokenInfo>, IdentityError>;
 
+    /// As [`Identity::validate`], but also takes a token that has expired lately: for requests
+    /// that carry a service's token as well.
+    async fn validate_expired(&self, token: &Secret) -> Result<Arc<TokenInfo>, IdentityError> {
+        self.validate(token).await
+    }
+
+    /// Which `X-Service-Token`s are a service's.
+    fn service_tokens(&self) -> &ServiceTokens {
+        &SERVICE_TOKENS
+    }
+
     /// The address in `WWW-Authenticate: Keystone uri="…"`.
     fn auth_uri(&self) -> &str;
 
-    /// An answer of its own to a request without a token; `None`: the usual 401.
-    fn without_token(&self, _request: &Parts) -> Option<Response> {
-        None
+    /// What to do with a request that has no token.
+    fn without_token(&self, _request: &Parts) -> WithoutToken {
+        WithoutToken::Refuse
     }
 }
 

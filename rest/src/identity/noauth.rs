@@ -1,5 +1,7 @@
-//! Cinder's `noauth`: a token is `user:project`, and everyone is an admin.
+//! Cinder's `noauth`: a token is `user:project`, and everyone is an admin; a client that sends no
+//! token at all is `admin`, in the project of the path if there is one.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,8 +11,15 @@ use http::header::{CONTENT_TYPE, HOST};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Identity, IdentityError, Named, TokenInfo, TokenSource};
+use super::{Identity, IdentityError, Named, ServiceTokens, TokenInfo, TokenSource, WithoutToken};
 use crate::Secret;
+use crate::project_path::PathProject;
+
+/// Anybody's token is a service's, too.
+static SERVICE_TOKENS: ServiceTokens = ServiceTokens {
+    roles: Cow::Borrowed(&[]),
+    are_required: false,
+};
 
 /// Believes every token. For tests and for machines nobody else reaches.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,6 +39,9 @@ impl Identity for NoAuth {
         Ok(Arc::new(TokenInfo {
             user: named(user),
             project: Some(named(project)),
+            domain_id: None,
+            is_system: false,
+            is_admin_project: true,
             roles: ["admin", "member", "reader"].map(str::to_owned).to_vec(),
             expires_at_us: i64::MAX,
             is_admin: true,
@@ -40,37 +52,51 @@ impl Identity for NoAuth {
         ""
     }
 
-    /// Auth 1.1: 204 with the token to use in `X-Auth-Token`.
-    fn without_token(&self, request: &Parts) -> Option<Response> {
-        let header = |name: &str, default: &str| {
-            let value = request
-                .headers
-                .get(name)
-                .and_then(|value| value.to_str().ok());
-            value.unwrap_or(default).to_owned()
-        };
-        let user = header("x-auth-user", "admin");
-        let project = header("x-auth-project-id", "admin");
-        let host = header(HOST.as_str(), "localhost");
-        let url = format!("http://{host}{}", request.uri.path().trim_end_matches('/'));
-        let mut response = (StatusCode::NO_CONTENT, Body::empty()).into_response();
-        let pairs = [
-            (
-                HeaderName::from_static("x-auth-token"),
-                format!("{user}:{project}"),
-            ),
-            (HeaderName::from_static("x-server-management-url"), url),
-        ];
-        for (name, value) in pairs {
-            response
-                .headers_mut()
-                .insert(name, HeaderValue::from_str(&value).ok()?);
-        }
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        Some(response)
+    fn service_tokens(&self) -> &ServiceTokens {
+        &SERVICE_TOKENS
     }
+
+    /// A client of auth 1.1 asks for a token with `X-Auth-User`; others do not know of tokens.
+    fn without_token(&self, request: &Parts) -> WithoutToken {
+        if request.headers.contains_key("x-auth-user") {
+            return match token_to_use(request) {
+                Some(response) => WithoutToken::Answer(response),
+                None => WithoutToken::Refuse,
+            };
+        }
+        let project = request.extensions.get::<PathProject>();
+        let project = project.map_or("admin", |PathProject(project)| project);
+        WithoutToken::ActAs(Secret::new(format!("admin:{project}")))
+    }
+}
+
+/// Auth 1.1: 204 with the token to use in `X-Auth-Token`.
+fn token_to_use(request: &Parts) -> Option<Response> {
+    let header = |name: &str, default: &str| {
+        let value = request
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok());
+        value.unwrap_or(default).to_owned()
+    };
+    let user = header("x-auth-user", "admin");
+    let project = header("x-auth-project-id", "admin");
+    let host = header(HOST.as_str(), "localhost");
+    let url = format!("http://{host}{}", request.uri.path().trim_end_matches('/'));
+    let mut response = (StatusCode::NO_CONTENT, Body::empty()).into_response();
+    let pairs = [
+        (
+            HeaderName::from_static("x-auth-token"),
+            format!("{user}:{project}"),
+        ),
+        (HeaderName::from_static("x-server-management-url"), url),
+    ];
+    let headers = response.headers_mut();
+    for (name, value) in pairs {
+        headers.insert(name, HeaderValue::from_str(&value).ok()?);
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Some(response)
 }
 
 #[async_trait]

@@ -58,8 +58,11 @@ type Answer<T> = Result<T, Fault>;
 pub fn router(service: Arc<VolumeService>, identity: Arc<dyn Identity>) -> Router {
     let mut frame = FrameOptions::new(ErrorShape::Volume);
     frame.public_endpoint = service.options.public_endpoint.as_deref().map(Arc::from);
+    frame.json_limit_bytes = service.options.max_request_body_size;
+    frame.healthcheck_disable_file = service.options.healthcheck_disable_file.clone();
+    let policy = service.policy.clone();
     let api = resources().with_state(service);
-    let api = rest::auth::apply(api, identity, ErrorShape::Volume);
+    let api = rest::auth::apply(api, identity, policy, ErrorShape::Volume);
     let api = versions::unauthenticated().merge(api);
     let api = rest::microversion::apply(api, VERSIONS);
     let api = rest::project_path::apply(api, "/v3");
@@ -68,8 +71,6 @@ pub fn router(service: Arc<VolumeService>, identity: Arc<dyn Identity>) -> Route
 
 fn resources() -> Router<Arc<VolumeService>> {
     Router::new()
-        .route("/v3", get(versions::show))
-        .route("/v3/", get(versions::show))
         .merge(volumes_and_metadata())
         .merge(snapshots_and_metadata())
         .merge(backups_and_actions())

@@ -1,6 +1,64 @@
 //! The default policy: Cinder's rule names, and whom each admits.
 
 use rest::policy::Persona::{self, Admin, Any, Member, Reader};
+use rest::policy::{Dialect, Policy};
+
+/// Cinder's personas in the language of its policy files. Its rules name no scopes: they are
+/// about roles and projects.
+const DIALECT: Dialect = Dialect {
+    base: &[
+        ("context_is_admin", "role:admin"),
+        (
+            "admin_api",
+            "is_admin:True or (role:admin and is_admin_project:True)",
+        ),
+        (
+            "xena_system_admin_or_project_reader",
+            "(role:admin) or (role:reader and project_id:%(project_id)s)",
+        ),
+        (
+            "xena_system_admin_or_project_member",
+            "(role:admin) or (role:member and project_id:%(project_id)s)",
+        ),
+        (
+            "admin_or_owner",
+            "is_admin:True or (role:admin and is_admin_project:True) or project_id:%(project_id)s",
+        ),
+        (
+            "system_or_domain_or_project_admin",
+            "(role:admin and system_scope:all) or (role:admin and domain_id:%(domain_id)s) or \
+             (role:admin and project_id:%(project_id)s)",
+        ),
+    ],
+    check,
+    deprecated,
+    scopes: &[],
+};
+
+fn check(persona: Persona) -> &'static str {
+    match persona {
+        Any => "@",
+        Reader | Persona::VisibleReader => "rule:xena_system_admin_or_project_reader",
+        Member | Persona::VisibleMember => "rule:xena_system_admin_or_project_member",
+        Admin => "rule:admin_api",
+        Persona::Service => "role:service or service_roles:service",
+        Persona::ServiceOrMember => {
+            "role:service or service_roles:service or rule:xena_system_admin_or_project_member"
+        }
+        Persona::ServiceOrAdmin => "role:service or service_roles:service or rule:admin_api",
+        Persona::Nobody => "!",
+        Persona::Check(text) => text,
+    }
+}
+
+fn deprecated(persona: Persona) -> Option<&'static str> {
+    matches!(persona, Reader | Member).then_some("rule:admin_or_owner")
+}
+
+/// The rules as Cinder has them without a policy file.
+pub fn default_policy() -> Policy {
+    Policy::new(DIALECT, RULES)
+}
 
 /// Every rule that a handler or a view asks for.
 pub const RULES: &[(&str, Persona)] = &[

@@ -1,4 +1,5 @@
-//! Version documents: `GET /` (300, no token needed) and `GET /v3/` (200).
+//! Version documents: `GET /` (300) and `GET /v3/` (200). Neither needs a token, so that clients
+//! without one (`noauth`) can look for the versions.
 
 use axum::routing::get;
 use axum::{Json, Router};
@@ -73,7 +74,10 @@ fn document(base: &BaseUrl) -> Versions {
 
 /// Routes that need no token.
 pub(super) fn unauthenticated() -> Router {
-    Router::new().route("/", get(all))
+    Router::new()
+        .route("/", get(all))
+        .route("/v3", get(show))
+        .route("/v3/", get(show))
 }
 
 async fn all(base: BaseUrl) -> (StatusCode, Json<Versions>) {
@@ -81,6 +85,6 @@ async fn all(base: BaseUrl) -> (StatusCode, Json<Versions>) {
 }
 
 /// `GET /v3/`
-pub(super) async fn show(base: BaseUrl) -> Json<Versions> {
+async fn show(base: BaseUrl) -> Json<Versions> {
     Json(document(&base))
 }

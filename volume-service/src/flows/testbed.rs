@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use database::{Database, params};
 use rest::Secret;
+use rest::http_client::Tls;
 use rest::identity::{IdentityError, TokenSource};
 use storage::memory::MemoryStore;
 use storage::{Change as DiskChange, ImageSpec, ImageStore};
@@ -176,7 +177,8 @@ impl World {
                 pool: "backups".into(),
                 max_snapshots: 0,
             },
-            images: images::Client::new(&images.endpoint, Arc::new(StaticToken)).unwrap(),
+            images: images::Client::new(&images.endpoint, &Tls::default(), Arc::new(StaticToken))
+                .unwrap(),
         };
         configure(&mut manager);
         manager.prepare().await.unwrap();

@@ -9,6 +9,7 @@ use database::{Database, migrate, params};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use rest::Secret;
+use rest::http_client::Tls;
 use rest::identity::{Identity, IdentityError, Named, TokenInfo, TokenSource};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -52,7 +53,8 @@ impl Identity for Roles {
             project: Some(named(project)),
             roles: implied.iter().map(|role| (*role).to_owned()).collect(),
             expires_at_us: i64::MAX,
-            is_admin: false,
+            is_admin_project: true,
+            ..TokenInfo::default()
         }))
     }
 
@@ -61,12 +63,13 @@ impl Identity for Roles {
     }
 }
 
-struct NoToken;
+/// The volume service's own.
+struct ServiceToken;
 
 #[async_trait]
-impl TokenSource for NoToken {
+impl TokenSource for ServiceToken {
     async fn token(&self) -> Result<Secret, IdentityError> {
-        Err(IdentityError::Unauthorized)
+        Ok(Secret::new("service@service"))
     }
 }
 
@@ -188,7 +191,7 @@ impl World {
         migrate::run(&database).await.unwrap();
         let fake_images = FakeImages::default();
         let url = fake_images.serve().await;
-        let images = images::Client::new(&url, Arc::new(NoToken)).unwrap();
+        let images = images::Client::new(&url, &Tls::default(), Arc::new(ServiceToken)).unwrap();
         let rings = Arc::new(Rings::default());
         let service = Arc::new(VolumeService::new(database, options, images, rings.clone()));
         service.bootstrap().await.unwrap();

@@ -1,11 +1,17 @@
 //! Serving a router on a listener, with limits on slow clients, and stopping without cutting
 //! requests in flight.
 
+mod idle_body;
+mod stall;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -13,6 +19,13 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+use idle_body::IdleBody;
+use stall::StallLimit;
+
+/// What a connection may buffer of a body: enough for the network to stay busy.
+const LEAST_BUFFER_BYTES: usize = 128 << 10;
 
 /// Limits of a server.
 #[derive(Debug, Clone)]
@@ -25,6 +38,9 @@ pub struct ServerOptions {
     pub max_headers: usize,
     /// Request line and headers together; more is a 431.
     pub max_header_bytes: usize,
+    /// Within a request: for the next piece of its body, and for the client to take a piece of
+    /// the answer.
+    pub stall_timeout: Duration,
     /// After the shutdown signal: requests in flight get so long, then they are cut.
     pub drain_timeout: Duration,
 }
@@ -34,6 +50,7 @@ impl Default for ServerOptions {
         Self {
             max_connections: 4096,
             header_read_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(60),
             max_headers: 100,
             // A Keystone catalog once travelled in headers; 64 KiB is what eventlet and uwsgi take.
             max_header_bytes: 64 << 10,
@@ -54,7 +71,8 @@ pub async fn serve(
     http.timer(TokioTimer::new())
         .header_read_timeout(options.header_read_timeout)
         .max_headers(options.max_headers)
-        .max_header_size(options.max_header_bytes);
+        .max_header_size(options.max_header_bytes)
+        .max_buf_size(options.max_header_bytes.max(LEAST_BUFFER_BYTES));
     let slots = Arc::new(Semaphore::new(options.max_connections));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -64,8 +82,14 @@ pub async fn serve(
             () = &mut shutdown => break,
             accepted = accept(&listener, &slots) => accepted,
         };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let patience = options.stall_timeout;
+        let service = router
+            .clone()
+            .map_request(move |request: Request<Incoming>| {
+                request.map(|body| Body::new(IdleBody::new(body, patience)))
+            });
+        let stream = TokioIo::new(StallLimit::new(stream, patience));
+        let connection = http.serve_connection(stream, TowerToHyperService::new(service));
         let connection = graceful.watch(connection);
         connections.spawn(async move {
             if let Err(error) = connection.await {
