@@ -19,6 +19,9 @@ pub enum Error {
         method: String,
         timeout_ms: u128,
     },
+    /// The way there is broken for now; whether the method ran is not known.
+    #[error("the message broker cannot be reached: {0}")]
+    Unavailable(String),
     /// The method ran and failed.
     #[error(transparent)]
     Remote(#[from] RemoteFailure),
@@ -46,6 +49,14 @@ impl RemoteFailure {
         Self::new(
             "NoSuchMethod",
             format!("Endpoint does not support RPC method {method}"),
+        )
+    }
+
+    /// The receiver serves another version: `UnsupportedVersion` of oslo.messaging.
+    pub fn unsupported_version(version: &str, method: &str) -> Self {
+        Self::new(
+            "UnsupportedVersion",
+            format!("Endpoint does not support RPC version {version}. Attempted method: {method}"),
         )
     }
 }

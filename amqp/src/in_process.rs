@@ -214,7 +214,7 @@ async fn dispatch(mut messages: mpsc::Receiver<Envelope>, handler: Arc<dyn Handl
         tokio::spawn(async move {
             let _slot = slot;
             let method = message.method.clone();
-            let outcome = handler.handle(message).await;
+            let outcome = crate::dispatch(&*handler, message).await;
             match reply {
                 // A caller that no longer waits has had its timeout.
                 Some(reply) => drop(reply.send(outcome)),

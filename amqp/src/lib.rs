@@ -1,23 +1,27 @@
 //! Messages between the services' parts: remote procedure calls and notifications, in the
 //! shape of oslo.messaging.
 //!
-//! **Promises.** [`Bus`] is the one trait; [`InProcess`] carries it inside one process. A cast
-//! never waits for its receiver: it is a doorbell, and one that finds no room is dropped with a
+//! **Promises.** [`Bus`] is the one trait; [`InProcess`] carries it inside one process,
+//! [`RabbitMq`] over a broker, with peers that speak oslo.messaging. A cast never waits for its
+//! receiver: it is a doorbell, and one that finds no room is dropped with a
 //! log line. A call ends with an answer, the handler's error, or [`Error::Timeout`]. A
 //! notification never delays who sends it.
 //!
 //! **Relies on.** Nothing that matters is only in a message: whoever casts has committed its
 //! flow first, and the workers' sweep finds the flow when the doorbell was lost.
 //!
-//! **On a crash.** All messages are gone; nothing is lost with them.
+//! **On a crash.** In one process all messages are gone; a broker keeps those that nobody has
+//! received. Nothing is lost with them.
 
 mod error;
 mod in_process;
 mod message;
+mod rabbit;
 
 pub use error::{Error, RemoteFailure, Result};
 pub use in_process::InProcess;
 pub use message::{Message, Notification, Priority, RequestContext, Target};
+pub use rabbit::{RabbitMq, RabbitOptions, TransportUrl, TransportUrlError};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +66,41 @@ pub trait Handler: Send + Sync + 'static {
     /// The answer (`Value::Null` for a cast). An unknown method is
     /// [`RemoteFailure::unknown_method`].
     async fn handle(&self, message: Message) -> std::result::Result<Value, RemoteFailure>;
+
+    /// The newest version of the interface that is served, `major.minor`; messages for an older
+    /// minor version are served too, those for another major one are not.
+    fn version(&self) -> &str {
+        "1.0"
+    }
+}
+
+/// Hands a message to its handler, if it is for an interface that the handler serves.
+async fn dispatch(
+    handler: &dyn Handler,
+    message: Message,
+) -> std::result::Result<Value, RemoteFailure> {
+    if message.method.starts_with('_') {
+        return Err(RemoteFailure::unknown_method(&message.method));
+    }
+    if message.namespace.is_some() || !serves(handler.version(), &message.version) {
+        return Err(RemoteFailure::unsupported_version(
+            &message.version,
+            &message.method,
+        ));
+    }
+    handler.handle(message).await
+}
+
+/// Whether an interface of version `served` does what `asked` asks for.
+fn serves(served: &str, asked: &str) -> bool {
+    let parse = |text: &str| -> Option<(u32, u32)> {
+        let (major, minor) = text.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    match (parse(served), parse(asked)) {
+        (Some(served), Some(asked)) => served.0 == asked.0 && asked.1 <= served.1,
+        _ => false,
+    }
 }
 
 /// A running server of a topic. Dropping it stops receiving; what is being handled goes on.

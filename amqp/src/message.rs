@@ -56,17 +56,30 @@ pub struct Message {
     pub method: String,
     /// By name; an object.
     pub args: Value,
+    /// Of the receiver's interface that the method needs: `3.20`.
+    pub version: String,
+    /// Of the interface; most have none.
+    pub namespace: Option<String>,
     #[serde(default)]
     pub context: RequestContext,
 }
 
 impl Message {
+    /// A method of version 1.0, without a namespace.
     pub fn new(method: impl Into<String>, args: Value) -> Self {
         Message {
             method: method.into(),
             args,
+            version: "1.0".to_owned(),
+            namespace: None,
             context: RequestContext::default(),
         }
+    }
+
+    /// As of this version of the interface.
+    pub fn with_version(mut self, version: impl Into<String>) -> Self {
+        self.version = version.into();
+        self
     }
 
     /// On behalf of this request.

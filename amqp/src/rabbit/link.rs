@@ -1,0 +1,372 @@
+//! The connection to the brokers: made again whenever it breaks, in turn to each of them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Event, ExchangeKind};
+use tokio::sync::{Mutex, watch};
+
+use super::RabbitOptions;
+use super::transport_url::Broker;
+
+/// How long one broker may take to let us in.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the broker may take to confirm a message.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a connection is looked at, beside what it tells by itself.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// A message to publish.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Letter<'a> {
+    pub route: Route<'a>,
+    pub body: &'a [u8],
+    /// Give it back when no queue takes it.
+    pub mandatory: bool,
+    /// It is worth nothing after that.
+    pub expires: Option<Duration>,
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Route<'a> {
+    /// The control exchange, by the name of a topic or of a topic's server.
+    Topic(&'a str),
+    /// Every server of the topic.
+    Fanout(&'a str),
+    /// A queue by its own name.
+    Queue(&'a str),
+    /// The queue of a notification's topic and priority, made here if it is not there yet.
+    Notification(&'a str),
+}
+
+/// What became of a message that the broker took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delivered {
+    Queued,
+    /// It was mandatory, and no queue takes it.
+    Unroutable,
+}
+
+/// One connection while it lasts.
+pub(super) struct Session {
+    connection: Connection,
+    publisher: Mutex<Publisher>,
+}
+
+struct Publisher {
+    channel: Channel,
+    /// Exchanges and queues that were declared on it.
+    declared: HashSet<String>,
+}
+
+/// Holds a [`Session`] whenever a broker lets us.
+pub(super) struct Link {
+    pub options: RabbitOptions,
+    session: watch::Sender<Option<Arc<Session>>>,
+}
+
+impl Link {
+    pub fn new(options: RabbitOptions) -> Self {
+        Self {
+            options,
+            session: watch::Sender::new(None),
+        }
+    }
+
+    /// The session there is now.
+    pub fn now(&self) -> Option<Arc<Session>> {
+        self.session.borrow().clone()
+    }
+
+    /// The session there is, or the next one.
+    pub async fn session(&self) -> Arc<Session> {
+        let mut watched = self.session.subscribe();
+        loop {
+            if let Some(session) = watched.borrow_and_update().clone() {
+                return session;
+            }
+            // The sender lives as long as `self`.
+            let _ = watched.changed().await;
+        }
+    }
+
+    /// Connects, and connects again, for ever.
+    pub async fn maintain(&self) {
+        let brokers = &self.options.transport_url.brokers;
+        let (mut turn, mut failures) = (0_usize, 0_u32);
+        loop {
+            let Some(broker) = brokers.get(turn % brokers.len().max(1)) else {
+                return;
+            };
+            turn = turn.wrapping_add(1);
+            let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.open(broker)).await;
+            match opened.unwrap_or_else(|_| Err("no answer".to_owned())) {
+                Ok(session) => {
+                    tracing::info!(%broker, "connected to the message broker");
+                    failures = 0;
+                    let session = Arc::new(session);
+                    self.session.send_replace(Some(Arc::clone(&session)));
+                    let reason = ended(&session.connection).await;
+                    self.session.send_replace(None);
+                    tracing::warn!(%broker, reason, "lost the message broker");
+                }
+                Err(reason) => {
+                    let pause = self.options.pause(failures);
+                    failures = failures.saturating_add(1);
+                    tracing::warn!(%broker, reason, pause_ms = pause.as_millis() as u64, "cannot reach the message broker");
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    async fn open(&self, broker: &Broker) -> Result<Session, String> {
+        let uri = AMQPUri {
+            scheme: AMQPScheme::AMQP,
+            authority: AMQPAuthority {
+                userinfo: AMQPUserInfo {
+                    username: broker.user.clone(),
+                    password: broker.password.clone(),
+                },
+                host: broker.host.clone(),
+                port: broker.port,
+            },
+            vhost: self.options.transport_url.virtual_host.clone(),
+            query: AMQPQueryString {
+                heartbeat: Some(self.options.heartbeat_s),
+                ..AMQPQueryString::default()
+            },
+        };
+        let properties = ConnectionProperties::default()
+            .with_connection_name(self.options.connection_name.as_str().into());
+        let connection = Connection::connect_uri(uri, properties).await;
+        let connection = connection.map_err(|error| error.to_string())?;
+        let channel = publisher(&connection).await;
+        let channel = channel.map_err(|error| error.to_string())?;
+        Ok(Session {
+            connection,
+            publisher: Mutex::new(Publisher {
+                channel,
+                declared: HashSet::new(),
+            }),
+        })
+    }
+}
+
+/// A channel on which the broker confirms every message.
+async fn publisher(connection: &Connection) -> lapin::Result<Channel> {
+    let channel = connection.create_channel().await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
+    Ok(channel)
+}
+
+/// Waits until the connection is gone; returns why.
+async fn ended(connection: &Connection) -> String {
+    let mut events = std::pin::pin!(connection.events_listener());
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Event::Error(error)) => return error.to_string(),
+                Some(_) => {}
+                None => return "closed".to_owned(),
+            },
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        if !connection.status().connected() {
+            return "closed".to_owned();
+        }
+    }
+}
+
+impl Session {
+    pub async fn channel(&self) -> lapin::Result<Channel> {
+        self.connection.create_channel().await
+    }
+
+    /// Publishes, and waits until the broker has the message.
+    ///
+    /// Errors: the broker may or may not have it.
+    pub async fn publish(
+        &self,
+        options: &RabbitOptions,
+        letter: Letter<'_>,
+    ) -> Result<Delivered, String> {
+        let sending = async {
+            let confirm = self.send(options, letter).await?;
+            confirm.await
+        };
+        let confirmed = tokio::time::timeout(CONFIRM_TIMEOUT, sending)
+            .await
+            .map_err(|_| "the broker does not confirm".to_owned())?;
+        let confirmation = confirmed.map_err(|error| error.to_string())?;
+        if confirmation.is_nack() {
+            return Err("the broker refused the message".to_owned());
+        }
+        Ok(match confirmation.take_message() {
+            Some(_) => Delivered::Unroutable,
+            None => Delivered::Queued,
+        })
+    }
+
+    async fn send(
+        &self,
+        options: &RabbitOptions,
+        letter: Letter<'_>,
+    ) -> lapin::Result<lapin::PublisherConfirm> {
+        let mut publisher = self.publisher.lock().await;
+        if !publisher.channel.status().connected() {
+            // A refused declaration closes the channel, not the connection.
+            publisher.channel = self::publisher(&self.connection).await?;
+            publisher.declared.clear();
+        }
+        let exchange = publisher.declare(options, letter.route).await?;
+        let key = match letter.route {
+            Route::Topic(key) | Route::Queue(key) | Route::Notification(key) => key,
+            Route::Fanout(_) => "",
+        };
+        let mut properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_content_encoding("utf-8".into())
+            .with_delivery_mode(2);
+        if let Some(expires) = letter.expires {
+            properties = properties.with_expiration(expires.as_millis().to_string().into());
+        }
+        let publish = BasicPublishOptions {
+            mandatory: letter.mandatory,
+            ..BasicPublishOptions::default()
+        };
+        publisher
+            .channel
+            .basic_publish(
+                exchange.into(),
+                key.into(),
+                publish,
+                letter.body,
+                properties,
+            )
+            .await
+    }
+}
+
+impl Publisher {
+    /// Declares what the route needs, once; returns the exchange.
+    async fn declare(
+        &mut self,
+        options: &RabbitOptions,
+        route: Route<'_>,
+    ) -> lapin::Result<String> {
+        let exchange = match route {
+            Route::Queue(_) => return Ok(String::new()),
+            Route::Fanout(topic) => fanout_exchange(topic),
+            Route::Topic(_) | Route::Notification(_) => options.control_exchange.clone(),
+        };
+        if !self.declared.contains(&exchange) {
+            match route {
+                Route::Fanout(topic) => declare_fanout(&self.channel, topic).await?,
+                _ => declare_control(&self.channel, options).await?,
+            }
+            self.declared.insert(exchange.clone());
+        }
+        if let Route::Notification(queue) = route {
+            let declared = format!("queue {queue}");
+            if !self.declared.contains(&declared) {
+                declare_queue(&self.channel, options, queue).await?;
+                self.declared.insert(declared);
+            }
+        }
+        Ok(exchange)
+    }
+}
+
+pub(super) fn fanout_exchange(topic: &str) -> String {
+    format!("{topic}_fanout")
+}
+
+/// The control exchange, with the flags that oslo.messaging gives it.
+pub(super) async fn declare_control(
+    channel: &Channel,
+    options: &RabbitOptions,
+) -> lapin::Result<()> {
+    let flags = ExchangeDeclareOptions {
+        durable: options.is_durable(),
+        auto_delete: options.auto_delete,
+        ..ExchangeDeclareOptions::default()
+    };
+    let name = options.control_exchange.as_str().into();
+    let none = FieldTable::default();
+    channel
+        .exchange_declare(name, ExchangeKind::Topic, flags, none)
+        .await
+}
+
+pub(super) async fn declare_fanout(channel: &Channel, topic: &str) -> lapin::Result<()> {
+    let flags = ExchangeDeclareOptions {
+        auto_delete: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let name = fanout_exchange(topic).into();
+    let none = FieldTable::default();
+    channel
+        .exchange_declare(name, ExchangeKind::Fanout, flags, none)
+        .await
+}
+
+/// A queue of the control exchange under its own name.
+pub(super) async fn declare_queue(
+    channel: &Channel,
+    options: &RabbitOptions,
+    name: &str,
+) -> lapin::Result<()> {
+    let flags = QueueDeclareOptions {
+        durable: options.is_durable(),
+        auto_delete: options.auto_delete,
+        ..QueueDeclareOptions::default()
+    };
+    let mut arguments = FieldTable::default();
+    if options.quorum_queues {
+        let kind = AMQPValue::LongString("quorum".into());
+        arguments.insert("x-queue-type".into(), kind);
+    }
+    channel.queue_declare(name.into(), flags, arguments).await?;
+    let exchange = options.control_exchange.as_str().into();
+    let none = FieldTable::default();
+    channel
+        .queue_bind(
+            name.into(),
+            exchange,
+            name.into(),
+            QueueBindOptions::default(),
+            none,
+        )
+        .await
+}
+
+/// A queue of this process alone, which the broker removes when nobody has used it for a while.
+pub(super) async fn declare_transient(
+    channel: &Channel,
+    options: &RabbitOptions,
+    name: &str,
+) -> lapin::Result<()> {
+    let mut arguments = FieldTable::default();
+    let expires_ms = i32::try_from(options.transient_ttl.as_millis()).unwrap_or(i32::MAX);
+    arguments.insert("x-expires".into(), AMQPValue::LongInt(expires_ms));
+    let mut flags = QueueDeclareOptions::default();
+    if options.transient_quorum_queues {
+        flags.durable = true;
+        let kind = AMQPValue::LongString("quorum".into());
+        arguments.insert("x-queue-type".into(), kind);
+    }
+    channel.queue_declare(name.into(), flags, arguments).await?;
+    Ok(())
+}
