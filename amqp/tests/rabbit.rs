@@ -2,6 +2,12 @@
 //!
 //! `tests/messaging` starts the broker and the peer's Python, and runs these.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may end on the spot"
+)]
+
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
