@@ -37,9 +37,6 @@ SEQUENTIAL_WRITE = ("1 MiB sequential write QD16", Job("write", "1m", 16), 1.0)
 SEQUENTIAL_READ = Job("read", "1m", 16)
 FRESH = ("1 MiB sequential read, written in order", SEQUENTIAL_READ, 0.95)
 SCATTERED = ("1 MiB sequential read after a random overwrite", SEQUENTIAL_READ, 0.55)
-FIRST_TOUCH_WRITES = 16384
-# The data of an incremental diff: 16,384 blocks of 4 KiB.
-DIFF_BYTES = FIRST_TOUCH_WRITES * 4096
 
 
 @dataclass
@@ -73,7 +70,11 @@ class DataPath:
     def __init__(self, server: Basalt, cloud: Cloud, rounds: int, seconds: float, size_gib: int, short: bool):
         self.server, self.rest = server, cloud.volume()
         self.rounds, self.seconds, self.short = rounds, seconds, short
-        self.size_gib, self.size = size_gib, size_gib * GIB
+        self.size_gib = size_gib
+        # What of the volumes is used.
+        self.size = GIB // 4 if short else size_gib * GIB
+        # The data of an incremental diff: 16,384 blocks of 4 KiB.
+        self.diff = (16 if short else 64) * MIB
         self.folder = server.folder / "peers"
         self.folder.mkdir()
         self.rows: list[Row] = []
@@ -83,6 +84,8 @@ class DataPath:
 
     def create(self, collection: str, **body) -> str:
         key = collection.rstrip("s")
+        # While fio ran, the server may have closed a connection that was kept.
+        self.rest.close()
         identity = self.rest.ok("POST", f"/{collection}", {key: {"name": "bench", **body}})[key]["id"]
         answer = self.rest.until(
             f"/{collection}/{identity}", lambda answer: answer.body[key]["status"] not in ("creating", "downloading")
@@ -91,6 +94,7 @@ class DataPath:
         return identity
 
     def delete(self, collection: str, identity: str) -> None:
+        self.rest.close()
         self.rest.ok("DELETE", f"/{collection}/{identity}")
         self.rest.until(f"/{collection}/{identity}", lambda answer: answer.status == 404)
 
@@ -172,7 +176,7 @@ class DataPath:
     def first_touch(self, volume: str, raw: Path) -> None:
         """The same number of writes, once on blocks of one's own, once on blocks that a snapshot shares."""
         self.say("first write after a snapshot")
-        job = Job("randwrite", bytes=DIFF_BYTES)
+        job = Job("randwrite", bytes=self.diff)
         against = [("own steady state", 0.7), ("qcow2 overlay", 6.0), ("qcow2 overlay, subclusters", 2.5), ("qcow2 internal snapshot", 25.0)]
         rows = [Row("first 4k write after a snapshot QD32", name, at_least) for name, at_least in against]
         clone_row = Row("first 4k write after a clone QD32", "own steady state", 0.7)
@@ -199,7 +203,7 @@ class DataPath:
                     rows[place].theirs.append(fio.run(peer.address, job, self.size, seed=200 + number).iops)
             tool("qemu-img", "snapshot", "-c", f"s{number}", str(internal))
             with qemu_nbd(self.folder, internal, "qcow2") as peer:
-                slow = Job("randwrite", bytes=DIFF_BYTES // 8)
+                slow = Job("randwrite", bytes=self.diff // 8)
                 rows[3].theirs.append(fio.run(peer.address, slow, self.size, seed=200 + number).iops)
             tool("qemu-img", "snapshot", "-d", f"s{number}", str(internal))
         self.rows += [*rows, clone_row]
@@ -232,10 +236,11 @@ class DataPath:
         job = Job("randwrite", depth=4)
         row = Row("foreground p99 while a full volume is deleted", "before", 0.5, "µs", smaller=True)
         row.theirs.append(fio.run(self.address(foreground), job, self.size, max(self.seconds, 2)).p99_us)
+        self.rest.close()
         began = time.monotonic()
         self.rest.ok("DELETE", f"/volumes/{doomed}")
         self.rest.until(f"/volumes/{doomed}", lambda answer: answer.status == 404)
-        gone = Row(f"delete of {self.size_gib} GiB, to 404", unit="ms", smaller=True)
+        gone = Row(f"delete of {self.size // MIB} MiB, to 404", unit="ms", smaller=True)
         gone.ours.append((time.monotonic() - began) * 1000)
         row.ours.append(fio.run(self.address(foreground), job, self.size, max(self.seconds, 2)).p99_us)
         self.rows += [row, gone]
@@ -247,15 +252,15 @@ class DataPath:
         wide_gib = 64 if self.short else 1024
         wide = self.create("volumes", size=wide_gib)
         # One block of data in each 4 MiB.
-        holes = Job("write:4188K", "4k", 32, bytes=wide_gib * 256 * 4096)
+        holes = Job("write:4092K", "4k", 32, bytes=wide_gib * 256 * 4096)
         fio.run(self.address(wide), holes, wide_gib * GIB)
         small = self.create("volumes", size=2)
-        self.fill(self.address(small), 2 * GIB if not self.short else GIB // 4)
+        self.fill(self.address(small), 2 * GIB if not self.short else self.size)
         snapshots = {identity: self.create("snapshots", volume_id=identity) for identity in (volume, wide, small)}
         used_before = self.server_usage()
-        fio.run(self.address(volume), Job("randwrite", bytes=DIFF_BYTES), self.size, seed=7)
-        self.rows.append(Row(f"space of {DIFF_BYTES // MIB} MiB in 4k blocks", "written MiB × 1.3 + 64", None, "MiB", smaller=True,
-                             ours=[(self.server_usage() - used_before) / MIB], theirs=[DIFF_BYTES / MIB * 1.3 + 64]))
+        fio.run(self.address(volume), Job("randwrite", bytes=self.diff), self.size, seed=7)
+        self.rows.append(Row(f"space of {self.diff // MIB} MiB in 4k blocks", "written MiB × 1.3 + 64", 1.0, "MiB", smaller=True,
+                             ours=[(self.server_usage() - used_before) / MIB], theirs=[self.diff / MIB * 1.3 + 64]))
         self.server.kill()
         self.rows.append(Row(f"start after kill -9, {wide_gib} GiB mapped", "5 s", 1.0, "s", smaller=True, ours=[self.server.start()], theirs=[5.0]))
         self.server.stop()
@@ -279,10 +284,10 @@ class DataPath:
         """The like of them with qemu-img, on an overlay of as many random blocks."""
         overlay = qcow2(self.folder / "diff.qcow2", self.size, raw)
         with qemu_nbd(self.folder, overlay, "qcow2") as peer:
-            fio.run(peer.address, Job("randwrite", bytes=DIFF_BYTES), self.size, seed=7)
+            fio.run(peer.address, Job("randwrite", bytes=self.diff), self.size, seed=7)
         copied = self.folder / "copied.qcow2"
         rows = [
-            (Row(f"diff of {DIFF_BYTES // MIB} MiB in {self.size_gib} GiB full", "qemu-img map", 3.0, "ms", True), "diff_ms",
+            (Row(f"diff of {self.diff // MIB} MiB in {self.size // MIB} MiB full", "qemu-img map", 3.0, "ms", True), "diff_ms",
              ["qemu-img", "map", "--output=json", str(overlay)]),
             (Row("export of that diff", "qemu-img convert -B", 4.0, "ms", True), "export_ms",
              ["qemu-img", "convert", "-O", "qcow2", "-F", "raw", "-B", str(raw), str(overlay), str(copied)]),
@@ -307,7 +312,7 @@ class DataPath:
         began = time.monotonic()
         tool("qemu-img", "rebase", "-b", "", str(child))
         taken = (time.monotonic() - began) * 1000
-        self.rows.append(Row(f"flatten of a clone ({self.size_gib} GiB; rebase of {size // MIB} MiB)", "qemu-img rebase", 100.0, "ms", True,
+        self.rows.append(Row(f"flatten of a clone ({self.size // MIB} MiB; rebase of {size // MIB} MiB)", "qemu-img rebase", 100.0, "ms", True,
                              [ours["flatten_ms"]], [taken]))
 
     def server_usage(self) -> int:
@@ -316,7 +321,7 @@ class DataPath:
 
     def not_measured(self) -> None:
         self.notes += [
-            f"1 TiB and 100 GiB of data do not fit here: the wide image has one 4 KiB block in each 4 MiB, the diff and the delete are of {self.size_gib} GiB",
+            f"1 TiB and 100 GiB of data do not fit here: the wide image has one 4 KiB block in each 4 MiB, the diff and the delete are of {self.size // MIB} MiB",
             "snapshot, clone, flatten, diff and export are the store's calls, timed without HTTP and journal (tests/bench control-plane has those)",
             "space is what the file system holds for the store, preallocation included",
             "sequential read after defragmentation, 1,000 open images and 100,000 snapshots are not measured",
