@@ -20,12 +20,12 @@ class NbdError(Exception):
 
 
 class NbdClient:
-    """A connection to a Unix socket; `export` is opened unless it is None."""
+    """A connection to a Unix socket, or to a host and port; `export` is opened unless it is None."""
 
-    def __init__(self, path: Path, export: str | None = None, timeout_s: float = 60):
-        self.socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, place: Path | tuple[str, int], export: str | None = None, timeout_s: float = 60):
+        self.socket = socket.socket(socket.AF_INET if isinstance(place, tuple) else socket.AF_UNIX)
         self.socket.settimeout(timeout_s)
-        self.socket.connect(str(path))
+        self.socket.connect(place if isinstance(place, tuple) else str(place))
         self.size = 0
         if export is not None:
             self.greet()

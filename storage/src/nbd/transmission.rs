@@ -16,6 +16,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use super::listener::Stream;
 use super::negotiation::Session;
@@ -356,7 +357,7 @@ impl Clock {
             .unwrap_or(patience.stalled)
             .min(patience.stalled);
         let period = (shortest / 4).max(Duration::from_millis(1));
-        let mut tick = tokio::time::interval(period);
+        let mut tick = tokio::time::interval_at(Instant::now() + period, period);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Clock {
             tick,
