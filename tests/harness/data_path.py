@@ -330,12 +330,12 @@ class DataPath:
             self.notes.append("the page cache could not be dropped before reads")
 
 
-def measure(folder: Path | None, rounds: int, short: bool) -> tuple[list[Row], list[str]]:
+def measure(folder: Path | None, rounds: int, size_gib: int, short: bool) -> tuple[list[Row], list[str]]:
     """Runs everything on a server of its own, in `folder` or the system's temporary one."""
     with Basalt(folder=folder, config=CONFIG) as server:
         server.start()
         os.environ["OS_CLIENT_CONFIG_FILE"] = str(server.data / "clouds.yaml")
-        run = DataPath(server, Cloud("basalt"), rounds, 0.5 if short else 3, 1 if short else 8, short)
+        run = DataPath(server, Cloud("basalt"), rounds, 0.5 if short else 3, 1 if short else size_gib, short)
         try:
             run.run()
         finally:
