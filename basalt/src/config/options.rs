@@ -194,7 +194,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("nbd", "tls_x509_cert_dir", Text, "", "Folder with server-cert.pem, server-key.pem, ca-cert.pem and maybe ca-crl.pem, as for QEMU: TCP then takes TLS only."),
     option("nbd", "tls_x509_verify", Boolean, "true", "Clients must show a certificate that ca-cert.pem has signed."),
     option("nbd", "tls_verify_host", Boolean, "false", "The common name of a client's certificate must be the host that its volume is attached to."),
-    option("nbd", "max_connections", Integer(1, 65_536), "128", "Connections at once on each of socket and TCP; a connection keeps at most 64 MiB."),
+    option("nbd", "max_connections", Integer(1, 65_536), "128", "Connections at once on each of socket and TCP; a connection keeps at most 32 MiB."),
     option("nbd", "stall_timeout", SECONDS_AT_LEAST_1, "300", "Seconds after which a client is cut off that stops in the middle of a request or does not take its replies."),
     option("nbd", "idle_timeout", SECONDS, "0", "Seconds after which a client is cut off that asks for nothing; 0: never."),
 ];

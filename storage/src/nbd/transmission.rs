@@ -28,7 +28,7 @@ use super::wire::{self, Errno, command};
 /// Requests of one connection that run.
 const MAX_IN_FLIGHT: usize = 128;
 /// Bytes of reads and writes that run or wait to be sent. The largest request must fit.
-const MAX_BYTES: u64 = 64 << 20;
+const MAX_BYTES: u64 = 32 << 20;
 /// With so much waiting for the client, no further request is taken.
 const MAX_WAITING_BYTES: usize = 16 << 20;
 /// Room for reading ahead: taken when less than the second is left, so that a block of memory is
