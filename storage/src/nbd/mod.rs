@@ -28,6 +28,7 @@ mod negotiation;
 mod outbox;
 mod reply;
 mod request;
+mod spares;
 mod tls;
 mod transmission;
 mod wire;

@@ -23,6 +23,7 @@ use super::negotiation::Session;
 use super::outbox::Outbox;
 use super::reply::{Answer, Question};
 use super::request::Header;
+use super::spares::Spares;
 use super::wire::{self, Errno, command};
 
 /// Requests of one connection that run.
@@ -57,7 +58,9 @@ pub(super) async fn transmit(
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let handle = Arc::clone(&session.export.handle);
-    let start = |header: Header, payload| {
+    let start = |header: Header, payload: Bytes| {
+        let large = header.payload_bytes >= LARGE_BYTES;
+        let payload_again = large.then(|| payload.clone());
         let running = AssertUnwindSafe(header.carry_out(Arc::clone(&handle), payload));
         async move {
             let answer = running.catch_unwind().await.unwrap_or_else(|_| {
@@ -69,6 +72,7 @@ pub(super) async fn transmit(
                 question: header.question(),
                 memory_bytes: header.memory_bytes(),
                 answer,
+                payload: payload_again,
             }
         }
     };
@@ -81,6 +85,7 @@ pub(super) async fn transmit(
         outbox: Outbox::default(),
         running: FuturesUnordered::new(),
         running_bytes: 0,
+        spares: Spares::default(),
         phase: Phase::Serving,
         moved_bytes: 0,
     };
@@ -91,6 +96,7 @@ pub(super) async fn transmit(
             transmission.phase = Phase::Draining;
         }
         while clock.tick.poll_tick(context).is_ready() {
+            transmission.spares.clear();
             if clock.is_over(&transmission) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
@@ -109,6 +115,8 @@ struct Finished {
     question: Question,
     memory_bytes: u64,
     answer: Answer,
+    /// A large payload, whose memory may be used again.
+    payload: Option<Bytes>,
 }
 
 /// What the next bytes from the client are.
@@ -140,6 +148,7 @@ struct Transmission<'a, Start, Run> {
     outbox: Outbox,
     running: FuturesUnordered<Run>,
     running_bytes: u64,
+    spares: Spares,
     phase: Phase,
     /// Bytes received and sent, for the clock.
     moved_bytes: u64,
@@ -155,6 +164,9 @@ where
             let mut moved = self.take_requests();
             while let Poll::Ready(Some(finished)) = self.running.poll_next_unpin(context) {
                 self.running_bytes -= finished.memory_bytes;
+                if let Some(payload) = finished.payload {
+                    self.spares.give(payload);
+                }
                 let form = self.session.form;
                 form.reply(&mut self.outbox, finished.question, finished.answer);
                 moved = true;
@@ -279,7 +291,7 @@ where
                     }
                     1..LARGE_BYTES => Stage::Payload(header),
                     // Memory that no byte has come for is not touched.
-                    length => Stage::Large(header, BytesMut::with_capacity(length as usize)),
+                    length => Stage::Large(header, self.spares.take(length as usize)),
                 };
             }
             Stage::Payload(header) if (self.inbox.len() as u64) < header.payload_bytes => {
