@@ -49,10 +49,10 @@ impl DataDir {
         Ok(DataDir { path, _lock: lock })
     }
 
-    /// A folder that must be there already, for commands that only look.
-    pub fn existing(path: &Path) -> Result<PathBuf> {
+    /// A folder in which `part` must be there already, for commands that only look.
+    pub fn existing(path: &Path, part: &str) -> Result<PathBuf> {
         let missing = |error: io::Error| Error::data_dir(path, &error);
-        if !path.join("basalt.sqlite").try_exists().map_err(missing)? {
+        if !path.join(part).try_exists().map_err(missing)? {
             let error = io::Error::other("there is no data of basalt in it");
             return Err(Error::data_dir(path, &error));
         }
@@ -148,7 +148,7 @@ mod tests {
         std::fs::write(&path, "x").unwrap();
         assert!(matches!(DataDir::open(&path), Err(Error::DataDir { .. })));
         assert!(matches!(
-            DataDir::existing(parent.path()),
+            DataDir::existing(parent.path(), "store"),
             Err(Error::DataDir { .. })
         ));
     }

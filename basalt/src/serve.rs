@@ -9,6 +9,7 @@ mod bells;
 mod identity;
 mod image;
 mod listen;
+mod nbd;
 mod ready_text;
 mod volume;
 
@@ -140,6 +141,7 @@ async fn run(
     data_dir: &DataDir,
     stop: &CancellationToken,
 ) -> Result<()> {
+    let exports = nbd::Exports::prepare(node)?;
     let text = ready_text::ready_text(&node.settings, &sockets, data_dir.path());
     let stop_images = CancellationToken::new();
     let mut serving = Vec::new();
@@ -154,16 +156,7 @@ async fn run(
         Some(bound) => Some(volume::start(node, bound, sockets.image_url.as_deref(), stop).await?),
         None => None,
     };
-    for listener in sockets.nbd {
-        let options = storage::nbd::Options::default();
-        let store = Arc::clone(&node.store);
-        serving.push(tokio::spawn(storage::nbd::serve(
-            listener,
-            store,
-            options,
-            stop.clone().cancelled_owned(),
-        )));
-    }
+    serving.extend(exports.start(sockets.nbd, stop));
     print_ready(&text);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), data_dir = %data_dir.path().display(), "ready");
 

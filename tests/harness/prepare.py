@@ -74,6 +74,14 @@ def build() -> Path:
     return BINARY
 
 
+def example(name: str) -> Path:
+    """An example program of the store, built like the release binary."""
+    command = ["cargo", "build", "--release", "--locked", "--quiet", "-p", "storage", "--example", name]
+    if subprocess.run(command, cwd=ROOT).returncode:
+        sys.exit(f"the example {name} was not built")
+    return ROOT / "target" / "release" / "examples" / name
+
+
 def enter() -> None:
     """Prepares everything, then continues the calling script under the environment's Python."""
     os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"

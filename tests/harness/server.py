@@ -113,7 +113,7 @@ class Basalt:
 
     def operator(self, *arguments: str) -> str:
         """Runs an operator command of the binary on this data folder; returns its output."""
-        command = self.command(*arguments, "--data-dir", str(self.data))
+        command = self.command(*arguments, "--data-dir", str(self.data), "--config-file", str(self.config))
         result = subprocess.run(command, env=self.environment(), capture_output=True, text=True)
         if result.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stdout}{result.stderr}")

@@ -17,6 +17,7 @@ pub mod backup;
 pub mod db;
 pub mod domain;
 mod error;
+pub mod export_admission;
 pub mod flows;
 pub mod images;
 pub mod manager;

@@ -19,13 +19,18 @@ use crate::config::Settings;
 use crate::data_dir::DataDir;
 use crate::error::Result;
 
+/// The file of the database, unless the configuration names another one.
+const DATABASE: &str = "basalt.sqlite";
+
 /// Opens the database of a folder that a server has made.
 pub async fn open_database(data_dir: &Path, settings: &Settings) -> Result<Database> {
     let url = match &settings.database_url {
         Some(url) => url.clone(),
         None => format!(
             "sqlite://{}",
-            DataDir::existing(data_dir)?.join("basalt.sqlite").display()
+            DataDir::existing(data_dir, DATABASE)?
+                .join(DATABASE)
+                .display()
         ),
     };
     Ok(Database::open(&url).await?)

@@ -87,7 +87,7 @@ struct Opened {
 
 impl Opened {
     async fn open(data_dir: &Path) -> Result<Self> {
-        DataDir::existing(data_dir)?;
+        DataDir::existing(data_dir, "store")?;
         let data_dir = DataDir::open(data_dir)?;
         let folder = data_dir.join("store");
         let open = move || EmbeddedStore::open(&folder, EmbeddedOptions::default());

@@ -62,6 +62,7 @@ use Kind::{Boolean, Choice, Float, Integer, List, MultiText, Port, Secret, Text}
 /// Cinder's "−1 means without limit".
 const LIMIT: Kind = Integer(-1, i64::MAX);
 const SECONDS: Kind = Integer(0, 31_536_000);
+const SECONDS_AT_LEAST_1: Kind = Integer(1, 31_536_000);
 
 /// Every option, by section.
 #[rustfmt::skip]
@@ -187,7 +188,15 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("oslo_middleware", "max_request_body_size", Integer(1, 1_073_741_824), "114688", "Most bytes of a request to the volume API."),
     option("healthcheck", "disable_by_file_path", Text, "", "While this file is there, /healthcheck answers 503."),
     option("nbd", "unix_socket", Text, "", "Path of the NBD socket; DIR/nbd.sock unless set."),
-    option("nbd", "tcp_listen", Text, "", "address:port that serves NBD as well. Nobody is asked for a password: keep it on loopback."),
+    option("nbd", "tcp_listen", Text, "", "address:port that serves NBD as well."),
+    option("nbd", "unix_access", Choice(&["open", "attached"]), "open", "Who opens the socket (it is this user's alone) reads and writes every volume, or only with the name that an attachment was given."),
+    option("nbd", "tcp_access", Choice(&["attached", "open"]), "attached", "The same for TCP: open lets everybody who reaches the port read and write every volume."),
+    option("nbd", "tls_x509_cert_dir", Text, "", "Folder with server-cert.pem, server-key.pem, ca-cert.pem and maybe ca-crl.pem, as for QEMU: TCP then takes TLS only."),
+    option("nbd", "tls_x509_verify", Boolean, "true", "Clients must show a certificate that ca-cert.pem has signed."),
+    option("nbd", "tls_verify_host", Boolean, "false", "The common name of a client's certificate must be the host that its volume is attached to."),
+    option("nbd", "max_connections", Integer(1, 65_536), "128", "Connections at once on each of socket and TCP; a connection keeps at most 32 MiB."),
+    option("nbd", "stall_timeout", SECONDS_AT_LEAST_1, "300", "Seconds after which a client is cut off that stops in the middle of a request or does not take its replies."),
+    option("nbd", "idle_timeout", SECONDS, "0", "Seconds after which a client is cut off that asks for nothing; 0: never."),
 ];
 
 /// Options of the Python services that mean nothing here, and why.

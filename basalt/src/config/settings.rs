@@ -59,9 +59,24 @@ pub struct Settings {
     pub image_service_url: Option<String>,
     /// `None`: `DIR/basalt.sqlite`.
     pub database_url: Option<String>,
+    pub nbd: Nbd,
+}
+
+/// Section `[nbd]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nbd {
     /// `None`: `DIR/nbd.sock`.
-    pub nbd_socket: Option<PathBuf>,
-    pub nbd_tcp: Option<Listen>,
+    pub socket: Option<PathBuf>,
+    pub tcp: Option<Listen>,
+    /// Names without a secret open every volume.
+    pub unix_is_open: bool,
+    pub tcp_is_open: bool,
+    /// The folder of certificates, and whether clients must show one.
+    pub tls: Option<(PathBuf, bool)>,
+    pub tls_verify_host: bool,
+    pub max_connections: usize,
+    pub stall_timeout: Duration,
+    pub idle_timeout: Option<Duration>,
 }
 
 impl Settings {
@@ -91,8 +106,7 @@ impl Settings {
                 .into_iter()
                 .next(),
             database_url: config.text("database", "connection")?,
-            nbd_socket: config.text("nbd", "unix_socket")?.map(PathBuf::from),
-            nbd_tcp: nbd_tcp(config)?,
+            nbd: nbd(config)?,
         })
     }
 }
@@ -156,6 +170,29 @@ fn listen(config: &Config, section: &str, host: &str, port: &str) -> Result<List
     Ok(Listen {
         address: SocketAddr::new(address, config.integer(section, port)?),
         option: format!("[{section}] {port}"),
+    })
+}
+
+fn nbd(config: &Config) -> Result<Nbd, ConfigError> {
+    let is_open = |name| Ok(config.text("nbd", name)?.as_deref() == Some("open"));
+    let verify_peer = config.boolean("nbd", "tls_x509_verify")?;
+    let folder = config.text("nbd", "tls_x509_cert_dir")?;
+    let tls_verify_host = config.boolean("nbd", "tls_verify_host")?;
+    if tls_verify_host && (folder.is_none() || !verify_peer) {
+        let reason = "needs tls_x509_cert_dir and tls_x509_verify";
+        return Err(ConfigError::option("nbd", "tls_verify_host", reason));
+    }
+    let idle_s: u64 = config.integer("nbd", "idle_timeout")?;
+    Ok(Nbd {
+        socket: config.text("nbd", "unix_socket")?.map(PathBuf::from),
+        tcp: nbd_tcp(config)?,
+        unix_is_open: is_open("unix_access")?,
+        tcp_is_open: is_open("tcp_access")?,
+        tls: folder.map(|folder| (PathBuf::from(folder), verify_peer)),
+        tls_verify_host,
+        max_connections: config.integer("nbd", "max_connections")?,
+        stall_timeout: Duration::from_secs(config.integer("nbd", "stall_timeout")?),
+        idle_timeout: (idle_s > 0).then(|| Duration::from_secs(idle_s)),
     })
 }
 
@@ -228,7 +265,9 @@ mod tests {
         assert_eq!(settings.image.address.to_string(), "127.0.0.1:9292");
         assert_eq!(settings.identity.address.to_string(), "127.0.0.1:5000");
         assert_eq!(settings.auth, AuthStrategy::Dev);
-        assert!(settings.nbd_tcp.is_none() && settings.users.is_empty());
+        assert!(
+            settings.nbd.tcp.is_none() && !settings.nbd.tcp_is_open && settings.users.is_empty()
+        );
     }
 
     #[test]
@@ -253,6 +292,11 @@ mod tests {
                 "OS_DEV_IDENTITY__USER",
                 "name:secret",
                 "option [dev_identity] user: must be name:password:project:role[,role]",
+            ),
+            (
+                "OS_NBD__TLS_VERIFY_HOST",
+                "true",
+                "option [nbd] tls_verify_host: needs tls_x509_cert_dir and tls_x509_verify",
             ),
             (
                 "OS_NBD__TCP_LISTEN",

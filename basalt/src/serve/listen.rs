@@ -43,11 +43,12 @@ pub async fn bind(settings: &Settings, data_dir: &DataDir, roles: Roles) -> Resu
     let image = tcp(&settings.image, roles.image).await?;
     let identity = tcp(&settings.identity, settings.auth == AuthStrategy::Dev).await?;
     let nbd_socket = settings
-        .nbd_socket
+        .nbd
+        .socket
         .clone()
         .unwrap_or_else(|| data_dir.join("nbd.sock"));
     let mut nbd = vec![unix(&nbd_socket).await?];
-    if let Some(listen) = &settings.nbd_tcp {
+    if let Some(listen) = &settings.nbd.tcp {
         let listener = nbd::Listener::tcp(listen.address).await;
         nbd.push(listener.map_err(|error| failed(listen, &error))?);
     }

@@ -44,7 +44,17 @@ pub fn ready_text(settings: &Settings, sockets: &Sockets, data_dir: &Path) -> St
     let socket = sockets.nbd_socket.display();
     line("NBD", format!("nbd+unix:///volume-ID?socket={socket}"));
     if let Some(address) = sockets.nbd_address {
-        line("", format!("nbd://{address}/volume-ID"));
+        let scheme = if settings.nbd.tls.is_some() {
+            "nbds"
+        } else {
+            "nbd"
+        };
+        let name = if settings.nbd.tcp_is_open {
+            "volume-ID"
+        } else {
+            "NAME-OF-ATTACHMENT"
+        };
+        line("", format!("{scheme}://{address}/{name}"));
     }
     line("Data", data_dir.display().to_string());
     if settings.auth == AuthStrategy::Keystone {

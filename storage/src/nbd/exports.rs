@@ -1,9 +1,10 @@
-//! Which images are exported, under which names.
+//! Opening what a client names, if it may have it.
 
 use std::sync::Arc;
 
+use super::admission::{Admission, Grant, Peer, split_secret};
 use super::wire::transmission_flag as flag;
-use crate::{Error, ImageHandle, ImageSpec, ImageStore, Result};
+use crate::{Error, ImageHandle, ImageStore, Result};
 
 /// How many exports LIST names at most.
 const MAX_LISTED: usize = 4096;
@@ -11,107 +12,98 @@ const MAX_LISTED: usize = 4096;
 /// The images of a store, by export name.
 pub(super) struct Exports {
     store: Arc<dyn ImageStore>,
-    default_pool: String,
+    admission: Arc<dyn Admission>,
 }
 
 /// An opened export.
 #[derive(Clone)]
 pub(super) struct Export {
+    /// As the client gave it. It may hold a secret: [`split_secret`] is for logs.
     pub name: String,
     pub handle: Arc<dyn ImageHandle>,
+    pub grant: Grant,
 }
 
 impl Exports {
-    pub fn new(store: Arc<dyn ImageStore>, default_pool: String) -> Self {
-        Exports {
-            store,
-            default_pool,
-        }
+    pub fn new(store: Arc<dyn ImageStore>, admission: Arc<dyn Admission>) -> Self {
+        Exports { store, admission }
     }
 
-    /// Opens by name. `NotFound` also for names that cannot be.
-    pub async fn open(&self, name: &str) -> Result<Export> {
-        let (image, snapshot) = self
-            .parse(name)
-            .ok_or_else(|| Error::NotFound(format!("export {name:?}")))?;
-        let handle = self.store.open(&image, snapshot).await?;
+    /// Opens by name. `NotFound` also for names that cannot be and for those that the client may
+    /// not use: who may not read a volume is not told that it exists.
+    pub async fn open(&self, name: &str, peer: &Peer) -> Result<Export> {
+        let Some(grant) = self.admission.admit(name, peer).await? else {
+            let shown = split_secret(name).0;
+            tracing::warn!(export = shown, ?peer, "NBD export not admitted");
+            return Err(Error::NotFound(format!("export {shown:?}")));
+        };
+        let snapshot = grant.snapshot.as_deref();
+        let handle = self.store.open(&grant.image, snapshot).await?;
         Ok(Export {
             name: name.to_owned(),
             handle,
+            grant,
         })
     }
 
-    /// The heads in the default pool, at most 4096.
-    pub async fn list(&self) -> Result<Vec<String>> {
-        match self.store.images(&self.default_pool).await {
-            Ok(mut images) => {
-                images.truncate(MAX_LISTED);
-                Ok(images)
+    /// Resolves when the client would not be given this any more.
+    pub async fn revoked(&self, name: &str, grant: &Grant, peer: &Peer) {
+        let Some(valid_for) = self.admission.valid_for() else {
+            return std::future::pending().await;
+        };
+        let shown = split_secret(name).0;
+        loop {
+            tokio::time::sleep(valid_for).await;
+            match self.admission.admit(name, peer).await {
+                Ok(Some(now)) if now == *grant => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(export = shown, %error, "NBD admission not renewed, kept");
+                }
             }
-            // Made with the first volume.
-            Err(Error::NotFound(_)) => Ok(Vec::new()),
-            Err(error) => Err(error),
         }
+        tracing::info!(
+            export = shown,
+            "NBD connection ends: its admission was withdrawn"
+        );
     }
 
-    /// `[pool/]image[@snapshot]`.
-    fn parse<'a>(&self, name: &'a str) -> Option<(ImageSpec, Option<&'a str>)> {
-        let (pool, rest) = name.split_once('/').unwrap_or((&self.default_pool, name));
-        let (image, snapshot) = match rest.split_once('@') {
-            Some((image, snapshot)) => (image, Some(snapshot)),
-            None => (rest, None),
+    /// The heads that the client may know of, at most 4096; `None` when it may know of none.
+    pub async fn list(&self, peer: &Peer) -> Result<Option<Vec<String>>> {
+        let Some(pool) = self.admission.listed_pool(peer) else {
+            return Ok(None);
         };
-        let parts = [Some(pool), Some(image), snapshot];
-        let valid =
-            |part: &str| !part.is_empty() && part.len() <= 255 && !part.contains(['/', '@']);
-        parts
-            .into_iter()
-            .flatten()
-            .all(valid)
-            .then(|| (ImageSpec::new(pool, image), snapshot))
+        match self.store.images(pool).await {
+            Ok(mut images) => {
+                images.truncate(MAX_LISTED);
+                Ok(Some(images))
+            }
+            // Made with the first volume.
+            Err(Error::NotFound(_)) => Ok(Some(Vec::new())),
+            Err(error) => Err(error),
+        }
     }
 }
 
 impl Export {
+    pub fn read_only(&self) -> bool {
+        self.grant.read_only || self.handle.read_only()
+    }
+
     /// The flags that the client is told.
     pub fn flags(&self, structured_replies: bool) -> u16 {
-        let mut flags = flag::HAS_FLAGS | flag::SEND_FLUSH | flag::SEND_FUA | flag::CAN_MULTI_CONN;
+        let mut flags = flag::HAS_FLAGS
+            | flag::SEND_FLUSH
+            | flag::SEND_FUA
+            | flag::CAN_MULTI_CONN
+            | flag::SEND_CACHE;
         if structured_replies {
             flags |= flag::SEND_DF;
         }
-        if self.handle.read_only() {
+        if self.read_only() {
             flags | flag::READ_ONLY
         } else {
-            flags | flag::SEND_TRIM | flag::SEND_WRITE_ZEROES
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::memory::MemoryStore;
-
-    #[test]
-    fn names() {
-        let exports = Exports::new(Arc::new(MemoryStore::new()), "volumes".into());
-        let parsed = |name| {
-            exports
-                .parse(name)
-                .map(|(image, snapshot)| (image.pool, image.image, snapshot))
-        };
-        let expect =
-            |pool: &str, image: &str, snapshot| Some((pool.to_owned(), image.to_owned(), snapshot));
-        assert_eq!(parsed("volume-1"), expect("volumes", "volume-1", None));
-        assert_eq!(
-            parsed("volume-1@snapshot-2"),
-            expect("volumes", "volume-1", Some("snapshot-2"))
-        );
-        assert_eq!(parsed("images/a@snap"), expect("images", "a", Some("snap")));
-        for name in [
-            "", "/", "a/", "/a", "a@", "@a", "a/b/c", "a@b@c", "a@b/c", "a/b@",
-        ] {
-            assert_eq!(parsed(name), None, "{name}");
+            flags | flag::SEND_TRIM | flag::SEND_WRITE_ZEROES | flag::SEND_FAST_ZERO
         }
     }
 }

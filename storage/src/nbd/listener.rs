@@ -4,14 +4,28 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
+
+use super::admission::{Origin, Peer};
 
 const BACKLOG: u32 = 128;
+/// A TCP peer that is gone without a word is noticed within about two minutes.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+/// How long sent data may wait for the peer's acknowledgement.
+const USER_TIMEOUT_MS: u32 = 120_000;
 
-pub(super) type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
-pub(super) type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
+/// Both directions of a connection.
+pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for S {}
+
+pub(super) type Stream = Box<dyn Socket>;
 
 /// A bound address.
 #[derive(Debug)]
@@ -43,7 +57,7 @@ impl Listener {
         }))
     }
 
-    /// A TCP address; port 0 takes a free one. NBD knows no login: use loopback.
+    /// A TCP address; port 0 takes a free one.
     pub async fn tcp(address: SocketAddr) -> io::Result<Listener> {
         Ok(Listener(Kind::Tcp(TcpListener::bind(address).await?)))
     }
@@ -56,20 +70,35 @@ impl Listener {
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(ReadHalf, WriteHalf)> {
+    pub(super) async fn accept(&self) -> io::Result<(Stream, Peer)> {
+        let peer = |origin| Peer {
+            origin,
+            certificate: None,
+        };
         match &self.0 {
             Kind::Unix { listener, .. } => {
-                let (reader, writer) = listener.accept().await?.0.into_split();
-                Ok((Box::new(reader), Box::new(writer)))
+                let stream = listener.accept().await?.0;
+                let uid = stream.peer_cred()?.uid();
+                Ok((Box::new(stream), peer(Origin::Unix { uid })))
             }
             Kind::Tcp(listener) => {
-                let stream = listener.accept().await?.0;
-                stream.set_nodelay(true)?;
-                let (reader, writer) = stream.into_split();
-                Ok((Box::new(reader), Box::new(writer)))
+                let (stream, address) = listener.accept().await?;
+                prepare(&stream)?;
+                Ok((Box::new(stream), peer(Origin::Tcp(address))))
             }
         }
     }
+}
+
+/// No delay for small replies, and an end for connections whose other side is gone.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_user_timeout(stream, USER_TIMEOUT_MS)?;
+    Ok(())
 }
 
 impl Drop for Listener {

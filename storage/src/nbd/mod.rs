@@ -1,21 +1,35 @@
 //! NBD export of a store (fixed newstyle; the NBD protocol specification, `doc/proto.md`).
 //!
-//! Exports are `pool/image`, `pool/image@snapshot` (read-only), and without a pool images of
-//! [`Options::default_pool`]: `volume-<id>`, `volume-<id>@snapshot-<id>`. Whoever may connect may
-//! read and write every image: the Unix socket has mode 0600, a TCP address belongs on loopback.
+//! Who gets what for which name says an [`Admission`]. With [`OpenToAll`] whoever may connect may
+//! read and write everything, as `[pool/]image[@snapshot]` (`volume-<id>`,
+//! `volume-<id>@snapshot-<id>`), which fits a Unix socket of mode 0600. A name may end in a secret,
+//! see [`split_secret`], which is not logged.
+//!
+//! Structured replies and the extension of 64-bit headers (QEMU and libnbd speak it); commands
+//! read, write, flush, trim, write zeroes, cache, and block status of `base:allocation`.
 //!
 //! Several connections may serve one export (multi-conn): a flush on one covers what the others
 //! had acknowledged, because the store flushes per image, not per handle.
 //!
+//! An image that grows shows its new size to whoever connects from then on. A connection from
+//! before keeps the size that it was told, because the protocol cannot tell another one; it may
+//! use the new range if it learns of it elsewhere.
+//!
 //! On shutdown no connection is accepted, requests in flight are finished, new ones are answered
 //! with ESHUTDOWN, and connections that do not drain within ten seconds are cut.
 
+mod admission;
+mod certificate;
+mod channel;
 mod exports;
 mod listener;
 mod meta_context;
 mod negotiation;
+mod outbox;
 mod reply;
 mod request;
+mod spares;
+mod tls;
 mod transmission;
 mod wire;
 
@@ -26,39 +40,51 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::ImageStore;
+use channel::Channel;
 use exports::Exports;
+use listener::Stream;
 use negotiation::Negotiation;
-use reply::Replies;
-use transmission::Transmission;
+use transmission::Patience;
 
-pub use listener::Listener;
+pub use admission::{Admission, Grant, OpenToAll, Origin, Peer, PeerCertificate, split_secret};
+pub use listener::{Listener, Socket};
+pub use tls::Tls;
 
 /// A client that has not chosen an export by then is cut off.
 const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(30);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// After accept has failed, for want of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 /// What a server allows.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
-    /// The pool of export names without one.
-    pub default_pool: String,
     /// Further connections are closed at once.
     pub max_connections: usize,
+    pub admission: Arc<dyn Admission>,
+    /// Where it is set, a client must start TLS before it may name an export.
+    pub tls: Option<Tls>,
+    /// A client that stops in the middle of a request, or does not take its replies, is cut off
+    /// after this.
+    pub stall_timeout: Duration,
+    /// A client that asks for nothing is cut off after this; `None`: never.
+    pub idle_timeout: Option<Duration>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Options {
-            default_pool: "volumes".into(),
             max_connections: 128,
+            admission: Arc::new(OpenToAll {
+                default_pool: "volumes".into(),
+            }),
+            tls: None,
+            stall_timeout: Duration::from_secs(300),
+            idle_timeout: None,
         }
     }
 }
@@ -70,7 +96,7 @@ pub async fn serve(
     options: Options,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    let exports = Arc::new(Exports::new(store, options.default_pool));
+    let server = Arc::new(Server::new(store, &options));
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -87,13 +113,9 @@ pub async fn serve(
                     "NBD connection refused: too many"
                 );
             }
-            Ok((reader, writer)) => {
-                connections.spawn(serve_connection(
-                    reader,
-                    writer,
-                    Arc::clone(&exports),
-                    stopping.clone(),
-                ));
+            Ok((stream, peer)) => {
+                let (server, stopping) = (Arc::clone(&server), stopping.clone());
+                connections.spawn(async move { server.connection(stream, peer, stopping).await });
             }
             Err(error) => {
                 tracing::warn!(%error, "NBD connection not accepted");
@@ -113,55 +135,70 @@ pub async fn serve(
     }
 }
 
-/// One client from greeting to close.
-async fn serve_connection<R, W>(
-    reader: R,
-    writer: W,
-    exports: Arc<Exports>,
-    stopping: watch::Receiver<bool>,
-) where
-    R: AsyncRead + Send + Unpin,
-    W: AsyncWrite + Send + Unpin + 'static,
-{
-    if let Err(error) = run_connection(reader, writer, &exports, stopping).await {
-        // The client's doing, and it knows already.
-        tracing::debug!(%error, "NBD connection ended");
-    }
+/// Serves one client that is connected already, until it leaves; errors are the client's doing.
+pub async fn serve_stream(
+    stream: impl Socket,
+    peer: Peer,
+    store: Arc<dyn ImageStore>,
+    options: &Options,
+) -> io::Result<()> {
+    let (_stop, stopping) = watch::channel(false);
+    let server = Server::new(store, options);
+    server.run(Box::new(stream), peer, stopping).await
 }
 
-async fn run_connection<R, W>(
-    reader: R,
-    writer: W,
-    exports: &Exports,
-    mut stopping: watch::Receiver<bool>,
-) -> io::Result<()>
-where
-    R: AsyncRead + Send + Unpin,
-    W: AsyncWrite + Send + Unpin + 'static,
-{
-    let mut negotiation = Negotiation::new(
-        BufReader::with_capacity(READ_BUFFER_BYTES, reader),
-        writer,
-        exports,
-    );
-    let chosen = tokio::select! {
-        // Nothing is in flight yet.
-        () = stopped(&mut stopping) => return Ok(()),
-        chosen = tokio::time::timeout(NEGOTIATION_TIMEOUT, negotiation.run()) => chosen??,
-    };
-    let Some(session) = chosen else { return Ok(()) };
-    let (reader, writer) = negotiation.into_halves();
-    let (replies, mut sending) = Replies::start(writer);
-    let mut transmission = Transmission::new(reader, session, replies, stopping);
-    let ended = transmission.run().await;
-    // The writer ends when the last request has dropped its end of the queue.
-    transmission.finish().await;
-    let sent = sending
-        .join_next()
-        .await
-        .transpose()
-        .map_err(io::Error::other)?;
-    ended.and(sent.unwrap_or(Ok(())))
+/// What all connections share.
+struct Server {
+    exports: Exports,
+    tls: Option<Tls>,
+    patience: Patience,
+}
+
+impl Server {
+    fn new(store: Arc<dyn ImageStore>, options: &Options) -> Self {
+        Server {
+            exports: Exports::new(store, Arc::clone(&options.admission)),
+            tls: options.tls.clone(),
+            patience: Patience {
+                stalled: options.stall_timeout,
+                idle: options.idle_timeout,
+            },
+        }
+    }
+
+    async fn connection(&self, stream: Stream, peer: Peer, stopping: watch::Receiver<bool>) {
+        if let Err(error) = self.run(stream, peer, stopping).await {
+            // The client's doing, and it knows already.
+            tracing::debug!(%error, "NBD connection ended");
+        }
+    }
+
+    /// One client from greeting to close.
+    async fn run(
+        &self,
+        stream: Stream,
+        peer: Peer,
+        mut stopping: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let channel = Channel::new(stream);
+        let mut negotiation = Negotiation::new(channel, &self.exports, peer, self.tls.as_ref());
+        let chosen = tokio::select! {
+            // Nothing is in flight yet.
+            () = stopped(&mut stopping) => return Ok(()),
+            chosen = tokio::time::timeout(NEGOTIATION_TIMEOUT, negotiation.run()) => chosen??,
+        };
+        let Some(session) = chosen else { return Ok(()) };
+        let (channel, peer) = negotiation.into_parts();
+        let (stream, inbox) = channel.into_parts()?;
+        let (name, grant) = (session.export.name.clone(), session.export.grant.clone());
+        let stop = async {
+            tokio::select! {
+                () = stopped(&mut stopping) => {}
+                () = self.exports.revoked(&name, &grant, &peer) => {}
+            }
+        };
+        transmission::transmit(stream, inbox, session, self.patience, stop).await
+    }
 }
 
 /// Resolves when the server stops.

@@ -2,11 +2,14 @@
 
 use std::io;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::admission::{Peer, split_secret};
+use super::channel::Channel;
 use super::exports::{Export, Exports};
 use super::meta_context::{self, BASE_ALLOCATION_ID, Query};
+use super::reply::Form;
+use super::tls::Tls;
 use super::wire::{self, info, option, option_reply as rep, take_string, take_u16};
 use crate::Error;
 
@@ -17,17 +20,20 @@ const MAX_OPTIONS: usize = 1024;
 /// What was agreed on.
 pub(super) struct Session {
     pub export: Export,
-    pub structured_replies: bool,
+    pub form: Form,
     /// `base:allocation` was selected for this export.
     pub block_status: bool,
 }
 
-pub(super) struct Negotiation<'a, R, W> {
-    reader: R,
-    writer: W,
+pub(super) struct Negotiation<'a> {
+    channel: Channel,
     exports: &'a Exports,
+    peer: Peer,
+    tls: Option<&'a Tls>,
+    /// TLS is on, or nobody asks for it.
+    secured: bool,
     no_zeroes: bool,
-    structured_replies: bool,
+    form: Form,
     /// The export for which `base:allocation` was selected.
     allocation_for: Option<String>,
 }
@@ -39,39 +45,43 @@ enum Next {
     Close,
 }
 
-impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<'a, R, W> {
-    pub fn new(reader: R, writer: W, exports: &'a Exports) -> Self {
+impl<'a> Negotiation<'a> {
+    /// With `tls`, a client must start it before anything else.
+    pub fn new(channel: Channel, exports: &'a Exports, peer: Peer, tls: Option<&'a Tls>) -> Self {
         Negotiation {
-            reader,
-            writer,
+            channel,
             exports,
+            peer,
+            secured: tls.is_none(),
+            tls,
             no_zeroes: false,
-            structured_replies: false,
+            form: Form::Simple,
             allocation_for: None,
         }
     }
 
-    pub fn into_halves(self) -> (R, W) {
-        (self.reader, self.writer)
+    /// The connection, and who the client turned out to be.
+    pub fn into_parts(self) -> (Channel, Peer) {
+        (self.channel, self.peer)
     }
 
     /// `None` when the client has left in order. An error closes the connection.
     pub async fn run(&mut self) -> io::Result<Option<Session>> {
         self.greet().await?;
         for _ in 0..MAX_OPTIONS {
-            if self.reader.read_u64().await? != wire::OPTION_MAGIC {
+            let mut header = self.channel.receive(16).await?;
+            if header.get_u64() != wire::OPTION_MAGIC {
                 return Err(protocol("no option where one must be"));
             }
-            let option = self.reader.read_u32().await?;
-            let length = self.reader.read_u32().await?;
+            let option = header.get_u32();
+            let length = header.get_u32();
             if length > MAX_OPTION_BYTES {
                 self.refuse(option, rep::ERR_TOO_BIG, "the option's data is too long")
                     .await?;
                 return Err(protocol("an option is too long"));
             }
-            let mut data = vec![0; length as usize];
-            self.reader.read_exact(&mut data).await?;
-            match self.handle(option, data.into()).await? {
+            let data = self.channel.receive(length as usize).await?;
+            match self.handle(option, data).await? {
                 Next::Option => {}
                 Next::Transmission(session) => return Ok(Some(session)),
                 Next::Close => return Ok(None),
@@ -85,8 +95,8 @@ impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<
         greeting.put_slice(wire::GREETING);
         greeting.put_u64(wire::OPTION_MAGIC);
         greeting.put_u16(wire::FIXED_NEWSTYLE | wire::NO_ZEROES);
-        self.send(&greeting).await?;
-        let flags = self.reader.read_u32().await?;
+        self.channel.send(&greeting).await?;
+        let flags = self.channel.receive(4).await?.get_u32();
         let known = u32::from(wire::FIXED_NEWSTYLE | wire::NO_ZEROES);
         if flags & !known != 0 || flags & u32::from(wire::FIXED_NEWSTYLE) == 0 {
             return Err(protocol("the client does not speak fixed newstyle"));
@@ -96,6 +106,14 @@ impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<
     }
 
     async fn handle(&mut self, option: u32, data: Bytes) -> io::Result<Next> {
+        if !self.secured && !matches!(option, option::STARTTLS | option::ABORT) {
+            if option == option::EXPORT_NAME {
+                return Err(protocol("an export name before TLS"));
+            }
+            self.refuse(option, rep::ERR_TLS_REQUIRED, "TLS must be started first")
+                .await?;
+            return Ok(Next::Option);
+        }
         match option {
             option::EXPORT_NAME => return self.export_name(data).await,
             option::GO | option::INFO => return self.info_or_go(option, data).await,
@@ -105,11 +123,24 @@ impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<
                 return Ok(Next::Close);
             }
             option::LIST => self.list(data).await?,
-            option::STRUCTURED_REPLY if data.is_empty() => {
-                self.structured_replies = true;
+            option::STARTTLS => self.start_tls(data).await?,
+            option::STRUCTURED_REPLY if self.form == Form::Extended => {
+                self.refuse(
+                    option,
+                    rep::ERR_EXTENDED_HEADERS_REQUIRED,
+                    "extended headers are in use",
+                )
+                .await?
+            }
+            option::STRUCTURED_REPLY | option::EXTENDED_HEADERS if data.is_empty() => {
+                self.form = if option == option::EXTENDED_HEADERS {
+                    Form::Extended
+                } else {
+                    Form::Structured
+                };
                 self.reply(option, rep::ACK, &[]).await?;
             }
-            option::STRUCTURED_REPLY => {
+            option::STRUCTURED_REPLY | option::EXTENDED_HEADERS => {
                 self.refuse(option, rep::ERR_INVALID, "the option takes no data")
                     .await?
             }
@@ -124,18 +155,43 @@ impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<
         Ok(Next::Option)
     }
 
+    /// Upgrades the connection; what was agreed on before does not count any more.
+    async fn start_tls(&mut self, data: Bytes) -> io::Result<()> {
+        let Some(tls) = self.tls else {
+            return self
+                .refuse(option::STARTTLS, rep::ERR_UNSUPPORTED, "TLS is not set up")
+                .await;
+        };
+        if self.secured || !data.is_empty() {
+            return self
+                .refuse(
+                    option::STARTTLS,
+                    rep::ERR_INVALID,
+                    "TLS is on, or the option has data",
+                )
+                .await;
+        }
+        self.reply(option::STARTTLS, rep::ACK, &[]).await?;
+        self.peer.certificate = self.channel.start_tls(tls).await?;
+        self.secured = true;
+        self.form = Form::Simple;
+        self.allocation_for = None;
+        Ok(())
+    }
+
     /// The old way to choose an export, which has no error reply.
     async fn export_name(&mut self, data: Bytes) -> io::Result<Next> {
         let name =
             std::str::from_utf8(&data).map_err(|_| protocol("an export name that is not UTF-8"))?;
-        let export = self.exports.open(name).await.map_err(io::Error::other)?;
+        let opened = self.exports.open(name, &self.peer).await;
+        let export = opened.map_err(io::Error::other)?;
         let mut reply = BytesMut::new();
         reply.put_u64(export.handle.size_bytes());
-        reply.put_u16(export.flags(self.structured_replies));
+        reply.put_u16(export.flags(self.form != Form::Simple));
         if !self.no_zeroes {
             reply.put_bytes(0, 124);
         }
-        self.send(&reply).await?;
+        self.channel.send(&reply).await?;
         Ok(Next::Transmission(self.session(export)))
     }
 
@@ -145,7 +201,7 @@ impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<
                 .await?;
             return Ok(Next::Option);
         };
-        let export = match self.exports.open(&name).await {
+        let export = match self.exports.open(&name, &self.peer).await {
             Ok(export) => export,
             Err(error) => {
                 self.refuse_open(option, &name, &error).await?;
@@ -155,7 +211,7 @@ impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<
         let mut reply = BytesMut::new();
         reply.put_u16(info::EXPORT);
         reply.put_u64(export.handle.size_bytes());
-        reply.put_u16(export.flags(self.structured_replies));
+        reply.put_u16(export.flags(self.form != Form::Simple));
         self.reply(option, rep::INFO, &reply).await?;
         if requests.contains(&info::NAME) {
             let mut reply = BytesMut::new();
@@ -183,8 +239,13 @@ impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<
                 .refuse(option::LIST, rep::ERR_INVALID, "the option takes no data")
                 .await;
         }
-        let names = match self.exports.list().await {
-            Ok(names) => names,
+        let names = match self.exports.list(&self.peer).await {
+            Ok(Some(names)) => names,
+            Ok(None) => {
+                return self
+                    .refuse(option::LIST, rep::ERR_POLICY, "exports are not listed")
+                    .await;
+            }
             Err(error) => {
                 return self
                     .refuse(option::LIST, rep::ERR_PLATFORM, &error.to_string())
@@ -207,7 +268,7 @@ impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<
             // Whatever comes of it, it replaces the earlier selection.
             self.allocation_for = None;
         }
-        if !self.structured_replies {
+        if self.form == Form::Simple {
             return self
                 .refuse(option, rep::ERR_INVALID, "structured replies come first")
                 .await;
@@ -217,7 +278,7 @@ impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<
                 .refuse(option, rep::ERR_INVALID, "the option's data is malformed")
                 .await;
         };
-        if let Err(error) = self.exports.open(&query.export_name).await {
+        if let Err(error) = self.exports.open(&query.export_name, &self.peer).await {
             return self.refuse_open(option, &query.export_name, &error).await;
         }
         if sets && query.sets_allocation() {
@@ -240,7 +301,7 @@ impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<
         let block_status = self.allocation_for.as_ref() == Some(&export.name);
         Session {
             export,
-            structured_replies: self.structured_replies,
+            form: self.form,
             block_status,
         }
     }
@@ -248,7 +309,7 @@ impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<
     async fn refuse_open(&mut self, option: u32, name: &str, error: &Error) -> io::Result<()> {
         match error {
             Error::NotFound(_) | Error::Invalid(_) => {
-                let shown: String = name.chars().take(256).collect();
+                let shown: String = split_secret(name).0.chars().take(256).collect();
                 self.refuse(
                     option,
                     rep::ERR_UNKNOWN,
@@ -257,7 +318,7 @@ impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<
                 .await
             }
             _ => {
-                tracing::warn!(export = name, %error, "NBD export not opened");
+                tracing::warn!(export = split_secret(name).0, %error, "NBD export not opened");
                 self.refuse(option, rep::ERR_PLATFORM, &error.to_string())
                     .await
             }
@@ -276,12 +337,7 @@ impl<'a, R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Negotiation<
         // Texts and lists of ours: some hundred bytes.
         reply.put_u32(data.len() as u32);
         reply.put_slice(data);
-        self.send(&reply).await
-    }
-
-    async fn send(&mut self, data: &[u8]) -> io::Result<()> {
-        self.writer.write_all(data).await?;
-        self.writer.flush().await
+        self.channel.send(&reply).await
     }
 }
 

@@ -1,161 +1,122 @@
-//! Replies to requests, and the task that sends them.
-
-use std::io;
+//! Replies in the three forms of the protocol.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinSet;
 
 use super::meta_context::BASE_ALLOCATION_ID;
+use super::outbox::Outbox;
 use super::wire::{self, Errno, chunk};
 
-/// Replies that wait for the socket. Each holds its request's share of the limits.
-const QUEUE_LENGTH: usize = 64;
-/// Data up to this size is copied behind its header, and so sent with it in one call.
-const COPY_BYTES: usize = 32 * 1024;
+/// What was agreed on for requests and replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Requests of 28 bytes, simple replies.
+    Simple,
+    /// Requests of 28 bytes, replies in chunks.
+    Structured,
+    /// Requests of 32 bytes with 64-bit lengths, replies in chunks with the like.
+    Extended,
+}
 
 /// How a request was answered.
 #[derive(Debug)]
 pub(super) enum Answer {
     Done,
-    Data {
-        offset: u64,
-        data: Bytes,
-    },
+    /// What was read at the request's offset.
+    Data(Bytes),
     /// Lengths and states of `base:allocation`.
-    BlockStatus(Vec<(u32, u32)>),
+    BlockStatus(Vec<(u64, u32)>),
     Failed(Errno),
 }
 
-/// An encoded reply.
-pub(super) struct Reply {
-    header: BytesMut,
-    data: Bytes,
-    /// The request's share of count and bytes, given back when the reply is sent.
-    _permits: Vec<OwnedSemaphorePermit>,
+/// Which request a reply belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question {
+    pub cookie: u64,
+    pub offset: u64,
 }
 
-impl Reply {
+impl Form {
+    /// Puts a reply behind those that wait.
+    ///
     /// With structured replies, `read` must be answered with chunks; everything else may be
-    /// answered simply.
-    pub fn new(
-        cookie: u64,
-        structured: bool,
-        answer: Answer,
-        permits: Vec<OwnedSemaphorePermit>,
-    ) -> Reply {
-        let mut header = BytesMut::with_capacity(64);
-        let mut body = Bytes::new();
-        match answer {
-            Answer::Done => simple(&mut header, cookie, 0),
-            Answer::Failed(errno) if structured => {
-                chunk_header(&mut header, chunk::ERROR, cookie, 6);
-                header.put_u32(errno as u32);
-                header.put_u16(0);
+    /// answered simply. With extended headers everything is a chunk.
+    pub fn reply(self, outbox: &mut Outbox, question: Question, answer: Answer) {
+        let small = outbox.small();
+        match (self, answer) {
+            (Form::Extended, Answer::Done) => self.chunk(small, chunk::NONE, question, 0),
+            (_, Answer::Done) => simple(small, question, 0),
+            (Form::Simple, Answer::Failed(errno)) => simple(small, question, errno as u32),
+            (_, Answer::Failed(errno)) => {
+                self.chunk(small, chunk::ERROR, question, 6);
+                small.put_u32(errno as u32);
+                small.put_u16(0);
             }
-            Answer::Failed(errno) => simple(&mut header, cookie, errno as u32),
-            Answer::Data { data, .. } if structured && data.is_empty() => {
-                chunk_header(&mut header, chunk::NONE, cookie, 0);
+            (Form::Simple, Answer::Data(data)) => {
+                simple(small, question, 0);
+                outbox.data(data);
             }
-            Answer::Data { offset, data } => {
-                if structured {
-                    // At most 32 MiB.
-                    chunk_header(
-                        &mut header,
-                        chunk::OFFSET_DATA,
-                        cookie,
-                        8 + data.len() as u32,
-                    );
-                    header.put_u64(offset);
-                } else {
-                    simple(&mut header, cookie, 0);
-                }
-                body = data;
+            (_, Answer::Data(data)) if data.is_empty() => {
+                self.chunk(small, chunk::NONE, question, 0);
             }
-            Answer::BlockStatus(extents) => {
-                // At most some thousand extents.
-                chunk_header(
-                    &mut header,
-                    chunk::BLOCK_STATUS,
-                    cookie,
-                    4 + 8 * extents.len() as u32,
-                );
-                header.put_u32(BASE_ALLOCATION_ID);
-                for (length, state) in extents {
-                    header.put_u32(length);
-                    header.put_u32(state);
-                }
+            (_, Answer::Data(data)) => {
+                // At most 32 MiB.
+                self.chunk(small, chunk::OFFSET_DATA, question, 8 + data.len() as u32);
+                small.put_u64(question.offset);
+                outbox.data(data);
             }
-        }
-        Reply {
-            header,
-            data: body,
-            _permits: permits,
+            (_, Answer::BlockStatus(extents)) => self.block_status(small, question, &extents),
         }
     }
-}
 
-fn simple(header: &mut BytesMut, cookie: u64, error: u32) {
-    header.put_u32(wire::SIMPLE_REPLY_MAGIC);
-    header.put_u32(error);
-    header.put_u64(cookie);
-}
-
-/// The only chunk of its reply.
-fn chunk_header(header: &mut BytesMut, kind: u16, cookie: u64, length: u32) {
-    header.put_u32(wire::CHUNK_MAGIC);
-    header.put_u16(chunk::FLAG_DONE);
-    header.put_u16(kind);
-    header.put_u64(cookie);
-    header.put_u32(length);
-}
-
-/// Where finished requests hand in their replies.
-#[derive(Clone)]
-pub(super) struct Replies(mpsc::Sender<Reply>);
-
-impl Replies {
-    /// Starts the task that writes; it ends with the last clone of `Replies` or a socket error,
-    /// or when the set is dropped.
-    pub fn start<W: AsyncWrite + Send + Unpin + 'static>(
-        writer: W,
-    ) -> (Replies, JoinSet<io::Result<()>>) {
-        let (sender, queue) = mpsc::channel(QUEUE_LENGTH);
-        let mut sending = JoinSet::new();
-        sending.spawn(send_all(writer, queue));
-        (Replies(sender), sending)
-    }
-
-    /// A reply to a client that is gone is dropped.
-    pub async fn send(&self, reply: Reply) {
-        let _ = self.0.send(reply).await;
-    }
-
-    /// Resolves when the client takes no replies any more.
-    pub async fn closed(&self) {
-        self.0.closed().await;
-    }
-}
-
-async fn send_all<W: AsyncWrite + Send + Unpin>(
-    mut writer: W,
-    mut queue: mpsc::Receiver<Reply>,
-) -> io::Result<()> {
-    let mut waiting = Vec::with_capacity(QUEUE_LENGTH);
-    let mut buffer = BytesMut::new();
-    while queue.recv_many(&mut waiting, QUEUE_LENGTH).await > 0 {
-        for reply in waiting.drain(..) {
-            buffer.put_slice(&reply.header);
-            if reply.data.len() <= COPY_BYTES {
-                buffer.put_slice(&reply.data);
-            } else {
-                writer.write_all_buf(&mut buffer).await?;
-                writer.write_all(&reply.data).await?;
-            }
+    /// The head of the only chunk of a reply.
+    fn chunk(self, small: &mut BytesMut, kind: u16, question: Question, length: u32) {
+        let extended = self == Form::Extended;
+        small.put_u32(if extended {
+            wire::EXTENDED_CHUNK_MAGIC
+        } else {
+            wire::CHUNK_MAGIC
+        });
+        small.put_u16(chunk::FLAG_DONE);
+        small.put_u16(kind);
+        small.put_u64(question.cookie);
+        if extended {
+            small.put_u64(question.offset);
+            small.put_u64(length.into());
+        } else {
+            small.put_u32(length);
         }
-        writer.write_all_buf(&mut buffer).await?;
-        writer.flush().await?;
     }
-    writer.shutdown().await
+
+    fn block_status(self, small: &mut BytesMut, question: Question, extents: &[(u64, u32)]) {
+        // At most some thousand extents.
+        let count = extents.len() as u32;
+        if self == Form::Extended {
+            self.chunk(
+                small,
+                chunk::BLOCK_STATUS_EXTENDED,
+                question,
+                8 + 16 * count,
+            );
+            small.put_u32(BASE_ALLOCATION_ID);
+            small.put_u32(count);
+            for (length, state) in extents {
+                small.put_u64(*length);
+                small.put_u64((*state).into());
+            }
+            return;
+        }
+        self.chunk(small, chunk::BLOCK_STATUS, question, 4 + 8 * count);
+        small.put_u32(BASE_ALLOCATION_ID);
+        for (length, state) in extents {
+            // Not longer than the request, whose length had 32 bits.
+            small.put_u32(*length as u32);
+            small.put_u32(*state);
+        }
+    }
+}
+
+fn simple(small: &mut BytesMut, question: Question, error: u32) {
+    small.put_u32(wire::SIMPLE_REPLY_MAGIC);
+    small.put_u32(error);
+    small.put_u64(question.cookie);
 }

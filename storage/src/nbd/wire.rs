@@ -8,6 +8,8 @@ pub(super) const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 pub(super) const REQUEST_MAGIC: u32 = 0x2560_9513;
 pub(super) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 pub(super) const CHUNK_MAGIC: u32 = 0x668e_33ef;
+pub(super) const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
+pub(super) const EXTENDED_CHUNK_MAGIC: u32 = 0x6e8a_278c;
 
 /// Handshake flags, the same on both sides.
 pub(super) const FIXED_NEWSTYLE: u16 = 1 << 0;
@@ -25,11 +27,13 @@ pub(super) mod option {
     pub const EXPORT_NAME: u32 = 1;
     pub const ABORT: u32 = 2;
     pub const LIST: u32 = 3;
+    pub const STARTTLS: u32 = 5;
     pub const INFO: u32 = 6;
     pub const GO: u32 = 7;
     pub const STRUCTURED_REPLY: u32 = 8;
     pub const LIST_META_CONTEXT: u32 = 9;
     pub const SET_META_CONTEXT: u32 = 10;
+    pub const EXTENDED_HEADERS: u32 = 11;
 }
 
 pub(super) mod option_reply {
@@ -38,10 +42,13 @@ pub(super) mod option_reply {
     pub const INFO: u32 = 3;
     pub const META_CONTEXT: u32 = 4;
     pub const ERR_UNSUPPORTED: u32 = 0x8000_0001;
+    pub const ERR_POLICY: u32 = 0x8000_0002;
     pub const ERR_INVALID: u32 = 0x8000_0003;
     pub const ERR_PLATFORM: u32 = 0x8000_0004;
+    pub const ERR_TLS_REQUIRED: u32 = 0x8000_0005;
     pub const ERR_UNKNOWN: u32 = 0x8000_0006;
     pub const ERR_TOO_BIG: u32 = 0x8000_0009;
+    pub const ERR_EXTENDED_HEADERS_REQUIRED: u32 = 0x8000_000a;
 }
 
 pub(super) mod info {
@@ -60,6 +67,8 @@ pub(super) mod transmission_flag {
     pub const SEND_WRITE_ZEROES: u16 = 1 << 6;
     pub const SEND_DF: u16 = 1 << 7;
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
+    pub const SEND_CACHE: u16 = 1 << 10;
+    pub const SEND_FAST_ZERO: u16 = 1 << 11;
 }
 
 pub(super) mod command {
@@ -68,6 +77,7 @@ pub(super) mod command {
     pub const DISCONNECT: u16 = 2;
     pub const FLUSH: u16 = 3;
     pub const TRIM: u16 = 4;
+    pub const CACHE: u16 = 5;
     pub const WRITE_ZEROES: u16 = 6;
     pub const BLOCK_STATUS: u16 = 7;
 }
@@ -77,6 +87,9 @@ pub(super) mod command_flag {
     pub const NO_HOLE: u16 = 1 << 1;
     pub const DF: u16 = 1 << 2;
     pub const REQ_ONE: u16 = 1 << 3;
+    pub const FAST_ZERO: u16 = 1 << 4;
+    /// With extended headers: the length is that of the payload.
+    pub const PAYLOAD_LENGTH: u16 = 1 << 5;
 }
 
 pub(super) mod chunk {
@@ -84,6 +97,7 @@ pub(super) mod chunk {
     pub const NONE: u16 = 0;
     pub const OFFSET_DATA: u16 = 1;
     pub const BLOCK_STATUS: u16 = 5;
+    pub const BLOCK_STATUS_EXTENDED: u16 = 6;
     pub const ERROR: u16 = 0x8001;
 }
 

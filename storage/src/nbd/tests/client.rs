@@ -4,10 +4,12 @@ use std::io;
 use std::path::Path;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::nbd::listener::{ReadHalf, WriteHalf};
 use crate::nbd::wire::{self, chunk, info, option, option_reply as rep};
+
+pub type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
+pub type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
 
 pub struct Client {
     pub reader: ReadHalf,
@@ -184,6 +186,51 @@ impl Client {
             error,
             data,
         }
+    }
+
+    /// Sends a request with extended headers.
+    pub async fn send_extended(
+        &mut self,
+        flags: u16,
+        command: u16,
+        cookie: u64,
+        offset: u64,
+        length: u64,
+        payload: &[u8],
+    ) {
+        let mut message = BytesMut::new();
+        message.put_u32(wire::EXTENDED_REQUEST_MAGIC);
+        message.put_u16(flags);
+        message.put_u16(command);
+        message.put_u64(cookie);
+        message.put_u64(offset);
+        message.put_u64(length);
+        message.put_slice(payload);
+        self.writer.write_all(&message).await.unwrap();
+    }
+
+    /// The only chunk of a reply with extended headers: its kind, its offset and the rest.
+    pub async fn extended_reply(&mut self) -> (u16, u64, Answer) {
+        let magic = self.reader.read_u32().await.unwrap();
+        assert_eq!(magic, wire::EXTENDED_CHUNK_MAGIC);
+        assert_eq!(self.reader.read_u16().await.unwrap(), chunk::FLAG_DONE);
+        let kind = self.reader.read_u16().await.unwrap();
+        let cookie = self.reader.read_u64().await.unwrap();
+        let offset = self.reader.read_u64().await.unwrap();
+        let mut data = vec![0; self.reader.read_u64().await.unwrap() as usize];
+        self.reader.read_exact(&mut data).await.unwrap();
+        let mut data = Bytes::from(data);
+        let error = if kind == chunk::ERROR {
+            data.get_u32()
+        } else {
+            0
+        };
+        let answer = Answer {
+            cookie,
+            error,
+            data,
+        };
+        (kind, offset, answer)
     }
 
     /// Whether the server has closed the connection.

@@ -2,20 +2,22 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::io::duplex;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::client::Client;
+use crate::nbd::admission::Grant;
 use crate::nbd::exports::Export;
 use crate::nbd::negotiation::Session;
-use crate::nbd::reply::Replies;
-use crate::nbd::transmission::Transmission;
+use crate::nbd::reply::Form;
+use crate::nbd::transmission::{Patience, transmit};
 use crate::nbd::wire::command;
-use crate::{Error, Extent, ImageHandle, Result};
+use crate::{Error, Extent, ImageHandle, ImageSpec, Result};
 
 /// Reads fail by their offset; writes wait for a permit.
 struct Scripted {
@@ -75,28 +77,37 @@ struct Connection {
 }
 
 fn connect() -> Connection {
+    connect_with(Patience {
+        stalled: Duration::from_secs(300),
+        idle: None,
+    })
+}
+
+fn connect_with(patience: Patience) -> Connection {
     let (ours, theirs) = duplex(64 * 1024);
-    let (reader, writer) = tokio::io::split(theirs);
     let handle = Arc::new(Scripted {
         writes: Semaphore::new(0),
     });
     let export = Export {
         name: "a/b".into(),
         handle: Arc::clone(&handle) as Arc<dyn ImageHandle>,
+        grant: Grant {
+            image: ImageSpec::new("a", "b"),
+            snapshot: None,
+            read_only: false,
+        },
     };
     let session = Session {
         export,
-        structured_replies: true,
+        form: Form::Structured,
         block_status: true,
     };
-    let (stop, stopping) = watch::channel(false);
+    let (stop, mut stopping) = watch::channel(false);
     let running = tokio::spawn(async move {
-        let (replies, mut sending) = Replies::start(writer);
-        let mut transmission = Transmission::new(reader, session, replies, stopping);
-        let ended = transmission.run().await;
-        transmission.finish().await;
-        sending.join_next().await.unwrap().unwrap()?;
-        ended
+        let stop = async {
+            let _ = stopping.wait_for(|stop| *stop).await;
+        };
+        transmit(Box::new(theirs), BytesMut::new(), session, patience, stop).await
     });
     let (reader, writer) = tokio::io::split(ours);
     let client = Client {
@@ -205,4 +216,65 @@ async fn requests_in_flight_are_bounded() {
         assert_eq!(client.reply().await.error, 0);
     }
     sending.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stops_in_the_middle_is_cut_off_and_one_that_waits_is_not() {
+    let patience = Patience {
+        stalled: Duration::from_secs(60),
+        idle: None,
+    };
+    let mut half = connect_with(patience);
+    tokio::io::AsyncWriteExt::write_all(&mut half.client.writer, &[0x25, 0x60])
+        .await
+        .unwrap();
+    let mut payload = connect_with(patience);
+    payload
+        .client
+        .send(0, command::WRITE, 1, 0, 4096, &[1; 100])
+        .await;
+    let mut deaf = connect_with(patience);
+    for cookie in 0..8 {
+        // More than the pipe holds, and nobody reads it.
+        deaf.client
+            .send(0, command::READ, cookie, 0, 100_000, &[])
+            .await;
+    }
+    let mut waiting = connect_with(patience);
+    waiting
+        .client
+        .send(0, command::WRITE, 1, 0, 4, b"data")
+        .await;
+    let mut idle = connect_with(patience);
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    for connection in [half, payload, deaf] {
+        let ended = connection.running.await.unwrap();
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+    waiting.handle.writes.add_permits(1);
+    assert_eq!(waiting.client.reply().await.error, 0);
+    idle.client.send(0, command::READ, 1, 0, 4, &[]).await;
+    assert_eq!(idle.client.reply().await.error, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_client_is_cut_off_where_that_is_wanted() {
+    let mut connection = connect_with(Patience {
+        stalled: Duration::from_secs(60),
+        idle: Some(Duration::from_secs(10)),
+    });
+    for _ in 0..5 {
+        connection.client.send(0, command::READ, 1, 0, 4, &[]).await;
+        assert_eq!(connection.client.reply().await.error, 0);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+    }
+    connection
+        .client
+        .send(0, command::WRITE, 2, 0, 4, b"data")
+        .await;
+    // Not idle: it waits for the store.
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    connection.handle.writes.add_permits(1);
+    assert_eq!(connection.client.reply().await.error, 0);
+    assert!(connection.client.is_closed().await);
 }

@@ -1,5 +1,6 @@
 //! The server against real clients, a client of our own, and broken ones.
 
+mod admission;
 mod client;
 mod handles;
 mod malformed;
@@ -117,10 +118,8 @@ async fn tcp_serves_as_well() {
         Options::default(),
         std::future::pending(),
     ));
-    let (reader, writer) = tokio::net::TcpStream::connect(address)
-        .await
-        .unwrap()
-        .into_split();
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (reader, writer) = stream.into_split();
     let mut client = Client::greet(Box::new(reader), Box::new(writer)).await;
     assert_eq!(client.go("volume-x").await.unwrap().0, SIZE);
     running.abort();

@@ -10,7 +10,7 @@ use super::{SIZE, Server, volume};
 use crate::memory::MemoryStore;
 use crate::nbd::Options;
 use crate::nbd::wire::{
-    command, command_flag as flag, info, option, option_reply as rep,
+    chunk, command, command_flag as flag, info, option, option_reply as rep,
     transmission_flag as export_flag,
 };
 
@@ -39,10 +39,9 @@ async fn info_tells_size_flags_and_block_sizes() {
     assert_ne!(flags & export_flag::READ_ONLY, 0);
     assert_ne!(flags & export_flag::CAN_MULTI_CONN, 0);
     assert_ne!(flags & export_flag::SEND_DF, 0);
-    assert_eq!(
-        flags & (export_flag::SEND_TRIM | export_flag::SEND_WRITE_ZEROES),
-        0
-    );
+    assert_ne!(flags & export_flag::SEND_CACHE, 0);
+    let changes = export_flag::SEND_TRIM | export_flag::SEND_WRITE_ZEROES;
+    assert_eq!(flags & (changes | export_flag::SEND_FAST_ZERO), 0);
 }
 
 #[tokio::test]
@@ -63,7 +62,7 @@ async fn options_are_refused_by_name_and_the_client_may_go_on() {
     }
     let refused = [
         (5, Vec::new(), rep::ERR_UNSUPPORTED),
-        (11, Vec::new(), rep::ERR_UNSUPPORTED),
+        (option::EXTENDED_HEADERS, vec![0], rep::ERR_INVALID),
         (99, vec![1, 2, 3], rep::ERR_UNSUPPORTED),
         (option::LIST, vec![0], rep::ERR_INVALID),
         (option::STRUCTURED_REPLY, vec![0], rep::ERR_INVALID),
@@ -214,7 +213,12 @@ async fn what_is_written_is_read_by_the_store_and_by_others() {
     .collect();
     assert_eq!(extents, [(8192, 0), (SIZE as u32 - 8192, 3)]);
 
-    client.send(0, command::WRITE_ZEROES, 6, 4096, 2, &[]).await;
+    let zeroes = flag::NO_HOLE | flag::FAST_ZERO | flag::FUA;
+    client
+        .send(zeroes, command::WRITE_ZEROES, 6, 4096, 2, &[])
+        .await;
+    assert_eq!(client.reply().await.error, 0);
+    client.send(0, command::CACHE, 6, 0, SIZE as u32, &[]).await;
     assert_eq!(client.reply().await.error, 0);
     client.send(flag::DF, command::READ, 7, 4094, 7, &[]).await;
     assert_eq!(&client.reply().await.data[..], b"\0h\0\0lo\0");
@@ -244,11 +248,13 @@ async fn bad_requests_have_their_errno_and_the_stream_stays_in_step() {
         (0, command::TRIM, 0, u32::MAX, 22),
         (0, command::FLUSH, 1, 0, 22),
         (0, command::BLOCK_STATUS, 0, 512, 22),
-        (0, 5, 0, 512, 22),
+        (0, command::CACHE, SIZE, 1, 22),
+        (0, 8, 0, 512, 22),
         (0, 999, 0, 0, 22),
         (1 << 15, command::WRITE, 0, 3, 22),
         (flag::DF, command::WRITE, 0, 3, 22),
-        (1 << 4, command::WRITE_ZEROES, 0, 3, 22),
+        (flag::FAST_ZERO, command::TRIM, 0, 3, 22),
+        (flag::PAYLOAD_LENGTH, command::WRITE, 0, 3, 22),
     ];
     for (number, (flags, command, offset, length, errno)) in cases.iter().enumerate() {
         let payload = vec![
@@ -361,4 +367,119 @@ async fn shutdown_ends_idle_connections_and_refuses_new_ones() {
     assert!(idle.is_closed().await);
     assert!(choosing.is_closed().await);
     assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn extended_headers_have_lengths_of_64_bits() {
+    let size = 64_u64 << 30;
+    let server = Server::start().await;
+    server.store.resize(&volume(), size).await.unwrap();
+    let mut client = server.connect().await;
+    client.ask(option::EXTENDED_HEADERS, &[]).await.unwrap();
+    let late = client.ask(option::STRUCTURED_REPLY, &[]).await;
+    assert_eq!(late.unwrap_err().0, rep::ERR_EXTENDED_HEADERS_REQUIRED);
+    client.allocation("volume-x").await;
+    assert_eq!(client.go("volume-x").await.unwrap().0, size);
+
+    let payload = flag::PAYLOAD_LENGTH | flag::FUA;
+    client
+        .send_extended(payload, command::WRITE, 1, size - 4096, 4096, &[7; 4096])
+        .await;
+    let (kind, offset, answer) = client.extended_reply().await;
+    assert_eq!((kind, offset, answer.cookie), (chunk::NONE, size - 4096, 1));
+    client
+        .send_extended(0, command::READ, 2, size - 5, 5, &[])
+        .await;
+    let (kind, offset, answer) = client.extended_reply().await;
+    assert_eq!((kind, offset), (chunk::OFFSET_DATA, size - 5));
+    assert_eq!(
+        answer.data,
+        (size - 5)
+            .to_be_bytes()
+            .into_iter()
+            .chain([7; 5])
+            .collect::<Bytes>()
+    );
+
+    client
+        .send_extended(0, command::BLOCK_STATUS, 3, 0, size, &[])
+        .await;
+    let (kind, _, mut answer) = client.extended_reply().await;
+    assert_eq!(kind, chunk::BLOCK_STATUS_EXTENDED);
+    assert_eq!((answer.data.get_u32(), answer.data.get_u32()), (1, 2));
+    let extents: Vec<(u64, u64)> = std::iter::from_fn(|| {
+        let more = answer.data.has_remaining();
+        more.then(|| (answer.data.get_u64(), answer.data.get_u64()))
+    })
+    .collect();
+    assert_eq!(extents, [(size - 4096, 3), (4096, 0)]);
+
+    client
+        .send_extended(0, command::WRITE_ZEROES, 4, 0, size, &[])
+        .await;
+    assert_eq!(client.extended_reply().await.2.error, 0);
+    // A payload where none belongs is skipped, and so is one that is refused.
+    client
+        .send_extended(flag::PAYLOAD_LENGTH, command::TRIM, 5, 0, 100, &[1; 100])
+        .await;
+    assert_eq!(client.extended_reply().await.2.error, 22);
+    client
+        .send_extended(flag::PAYLOAD_LENGTH, command::WRITE, 6, size, 3, &[1; 3])
+        .await;
+    assert_eq!(client.extended_reply().await.2.error, 28);
+    client
+        .send_extended(0, command::READ, 7, 0, u64::MAX, &[])
+        .await;
+    assert_eq!(client.extended_reply().await.2.error, 22);
+    client
+        .send_extended(0, command::DISCONNECT, 8, 0, 0, &[])
+        .await;
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn block_status_pages_through_more_extents_than_fit_an_answer() {
+    let server = Server::start().await;
+    let handle = server.store.open(&volume(), None).await.unwrap();
+    let blocks = SIZE / 4096;
+    server.store.resize(&volume(), 4 * SIZE).await.unwrap();
+    for block in 0..blocks {
+        let data = Bytes::from(vec![1; 4096]);
+        handle.write(block * 8192, data).await.unwrap();
+    }
+    let mut client = server.connect().await;
+    client.structured().await;
+    client.allocation("volume-x").await;
+    client.go("volume-x").await.unwrap();
+    let (mut position, mut answers, mut data_bytes) = (0, 0, 0);
+    while position < 4 * SIZE {
+        let length = (4 * SIZE - position) as u32;
+        client
+            .send(0, command::BLOCK_STATUS, answers, position, length, &[])
+            .await;
+        let mut status = client.reply().await.data;
+        assert_eq!(status.get_u32(), 1);
+        while status.has_remaining() {
+            let (length, state) = (status.get_u32(), status.get_u32());
+            data_bytes += if state == 0 { u64::from(length) } else { 0 };
+            position += u64::from(length);
+        }
+        answers += 1;
+    }
+    assert_eq!((position, data_bytes), (4 * SIZE, SIZE));
+    assert!(answers > 1);
+}
+
+#[tokio::test]
+async fn a_grown_volume_has_its_new_size_for_new_clients() {
+    let server = Server::start().await;
+    let mut old = server.connect().await;
+    assert_eq!(old.go("volume-x").await.unwrap().0, SIZE);
+    old.send(0, command::READ, 1, SIZE, 1, &[]).await;
+    assert_eq!(old.simple(1).await.error, 22);
+    server.store.resize(&volume(), 2 * SIZE).await.unwrap();
+    let mut new = server.connect().await;
+    assert_eq!(new.go("volume-x").await.unwrap().0, 2 * SIZE);
+    old.send(0, command::READ, 2, SIZE, 1, &[]).await;
+    assert_eq!(old.simple(1).await.error, 0);
 }
