@@ -14,6 +14,8 @@
 
 pub mod api;
 pub mod backup;
+pub mod compute;
+pub mod connection;
 pub mod db;
 pub mod domain;
 mod error;
@@ -48,11 +50,13 @@ pub struct VolumeService {
     pub options: Options,
     pub policy: Policy,
     pub images: images::Client,
+    /// Asked which server has a volume.
+    pub compute: compute::Compute,
     pub doorbell: Arc<dyn Doorbell>,
 }
 
 impl VolumeService {
-    /// The service with the default policy.
+    /// The service with the default policy, in a cloud without servers.
     pub fn new(
         database: Database,
         options: Options,
@@ -64,6 +68,7 @@ impl VolumeService {
             options,
             policy: api::policy_rules::default_policy(),
             images,
+            compute: compute::Compute::Absent,
             doorbell,
         }
     }

@@ -10,6 +10,9 @@ use storage::{Capacity, ImageSpec, ImageStore};
 use taskflow::{Doorbell, TaskError, Worker, WorkerBuilder};
 use uuid::Uuid;
 
+use crate::compute::Compute;
+use crate::connection::Connection;
+use crate::db::connections;
 use crate::db::services::{self, Capabilities};
 use crate::db::volumes::{self, Volume};
 use crate::{flows, images};
@@ -34,6 +37,8 @@ pub struct Backend {
     pub flatten_volume_from_snapshot: bool,
     pub reserved_percentage: u32,
     pub max_over_subscription_ratio: f64,
+    /// How clients reach the images; `None`: nobody can attach them.
+    pub connection: Option<Connection>,
 }
 
 impl Backend {
@@ -48,6 +53,7 @@ impl Backend {
             flatten_volume_from_snapshot: false,
             reserved_percentage: 0,
             max_over_subscription_ratio: 20.0,
+            connection: None,
         }
     }
 }
@@ -72,6 +78,8 @@ pub struct Manager {
     pub backends: BTreeMap<String, Backend>,
     pub backups: BackupTarget,
     pub images: images::Client,
+    /// Told of what happens to volumes that servers have.
+    pub compute: Compute,
 }
 
 /// The image that holds a volume.
@@ -173,6 +181,9 @@ impl Manager {
             )
             .await?;
             services::report_pool(&mut tx, &pool_name, &capabilities).await?;
+            if let Some(connection) = &backend.connection {
+                connections::report(&mut tx, &pool_name, connection).await?;
+            }
         }
         services::heartbeat(
             &mut tx,

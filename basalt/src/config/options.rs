@@ -186,6 +186,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("oslo_policy", "enforce_new_defaults", Boolean, "true", "Leave out what the defaults admitted before the roles reader and member."),
     option("oslo_middleware", "max_request_body_size", Integer(1, 1_073_741_824), "114688", "Most bytes of a request to the volume API."),
     option("healthcheck", "disable_by_file_path", Text, "", "While this file is there, /healthcheck answers 503."),
+    option("nova", "endpoint_override", Text, "", "URL of the compute API, with its version. Set it wherever there is Nova: it is asked before a user deletes a server's attachment, and told of extended and re-imaged volumes."),
     option("nbd", "unix_socket", Text, "", "Path of the NBD socket; DIR/nbd.sock unless set."),
     option("nbd", "tcp_listen", Text, "", "address:port that serves NBD as well. Nobody is asked for a password: keep it on loopback."),
 ];

@@ -36,6 +36,7 @@ pub fn volume_options(config: &Config) -> Result<volume_service::Options, Config
         osapi_max_limit: config.integer("DEFAULT", "osapi_max_limit")?,
         public_endpoint: config.text("DEFAULT", "public_endpoint")?,
         enable_force_upload: config.boolean("DEFAULT", "enable_force_upload")?,
+        service_token_roles: config.list("keystone_authtoken", "service_token_roles")?,
         backup_container: required(config, "DEFAULT", "backup_ceph_pool")?,
         max_request_body_size: max_request_body_size(config)?,
         healthcheck_disable_file: healthcheck_disable_file(config)?,
@@ -114,6 +115,7 @@ fn volume_backend(
         flatten_volume_from_snapshot: config.boolean(name, "rbd_flatten_volume_from_snapshot")?,
         reserved_percentage: config.integer(name, "reserved_percentage")?,
         max_over_subscription_ratio: config.float(name, "max_over_subscription_ratio")?,
+        connection: None,
     })
 }
 

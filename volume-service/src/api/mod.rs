@@ -27,6 +27,7 @@ mod types;
 mod versions;
 mod views;
 mod volume_actions;
+mod volume_attach_actions;
 mod volume_create;
 mod volume_filters;
 mod volume_image_actions;
@@ -74,6 +75,7 @@ fn resources() -> Router<Arc<VolumeService>> {
         .merge(volumes_and_metadata())
         .merge(snapshots_and_metadata())
         .merge(backups_and_actions())
+        .merge(attachments_and_actions())
         .merge(types_and_specs())
         .merge(operations())
 }
@@ -146,6 +148,22 @@ fn backups_and_actions() -> Router<Arc<VolumeService>> {
         .route("/v3/backups/{id}/action", post(backup_actions::act))
 }
 
+fn attachments_and_actions() -> Router<Arc<VolumeService>> {
+    Router::new()
+        .route(
+            "/v3/attachments",
+            get(attachments::index).post(attachments::create),
+        )
+        .route("/v3/attachments/detail", get(attachments::detail))
+        .route(
+            "/v3/attachments/{id}",
+            get(attachments::show)
+                .put(attachments::update)
+                .delete(attachments::delete),
+        )
+        .route("/v3/attachments/{id}/action", post(attachments::act))
+}
+
 fn types_and_specs() -> Router<Arc<VolumeService>> {
     let spec = get(extra_specs::show)
         .put(extra_specs::update)
@@ -174,8 +192,6 @@ fn operations() -> Router<Arc<VolumeService>> {
         .put(quota_sets::update)
         .delete(quota_sets::delete);
     Router::new()
-        .route("/v3/attachments", get(attachments::index))
-        .route("/v3/attachments/detail", get(attachments::index))
         .route("/v3/limits", get(limits::index))
         .route("/v3/os-quota-sets/{project}", quota_set)
         .route(

@@ -8,7 +8,7 @@ use rest::{BadInput, JsonBody};
 use serde_json::Value;
 
 use super::call::Call;
-use super::{Answer, actions, body, volume_image_actions};
+use super::{Answer, actions, body, volume_attach_actions, volume_image_actions};
 use crate::db::status;
 use crate::domain::volume_actions::{self as domain, Reset};
 use crate::domain::volume_delete::{self, Manner};
@@ -71,7 +71,10 @@ pub(super) async fn act(call: Call, Path(id): Path<String>, body: JsonBody) -> A
         "os-update_readonly_flag" => set_readonly(&call, &id, &body)
             .await
             .map(IntoResponse::into_response),
-        _ => volume_image_actions::act(&call, &id, &name, &body).await,
+        _ => match volume_attach_actions::act(&call, &id, &name, &body).await {
+            Some(answer) => answer,
+            None => volume_image_actions::act(&call, &id, &name, &body).await,
+        },
     }
 }
 

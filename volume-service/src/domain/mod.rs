@@ -1,7 +1,9 @@
 //! What the API does, apart from HTTP: check the state, check the quota, write rows and flow in
 //! one transaction, ring the doorbell. A file per resource.
 
+pub mod attachments;
 pub mod backups;
+pub mod detach_guard;
 pub mod limits;
 pub mod listing;
 pub mod messages;
@@ -10,6 +12,7 @@ pub mod services;
 pub mod snapshots;
 pub mod types;
 pub mod volume_actions;
+pub mod volume_attach;
 pub mod volume_create;
 pub mod volume_delete;
 pub mod volume_image;

@@ -121,6 +121,7 @@ pub async fn create(
         type_name: Some(volume_type.name),
         metadata: request.metadata,
         image_metadata: Metadata::new(),
+        attachments: Vec::new(),
     })
 }
 

@@ -23,6 +23,7 @@ use super::{
     CreateBackup, CreateBackupParams, CreateSnapshot, CreateSnapshotParams, CreateVolume,
     CreateVolumeParams, Requester, VolumeSource, volume_queue,
 };
+use crate::compute::Compute;
 use crate::db::{backups, snapshots, status, volumes};
 use crate::images;
 use crate::manager::{Backend, BackupTarget, Manager, snapshot_name, volume_image_name};
@@ -179,6 +180,7 @@ impl World {
             },
             images: images::Client::new(&images.endpoint, &Tls::default(), Arc::new(StaticToken))
                 .unwrap(),
+            compute: Compute::Absent,
         };
         configure(&mut manager);
         manager.prepare().await.unwrap();

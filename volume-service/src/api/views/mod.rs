@@ -1,6 +1,7 @@
 //! Bodies of answers, as typed structs that consult the microversion. A field that a version
 //! does not have is left out; one that has no value is null.
 
+pub(super) mod attachments;
 pub(super) mod backups;
 pub(super) mod messages;
 pub(super) mod quotas;
