@@ -21,6 +21,7 @@ pub mod domain;
 mod error;
 pub mod flows;
 pub mod images;
+pub mod inventory;
 pub mod manager;
 pub mod options;
 pub mod scheduler;
@@ -52,6 +53,8 @@ pub struct VolumeService {
     pub images: images::Client,
     /// Asked which server has a volume.
     pub compute: compute::Compute,
+    /// Asked what lies in their pools.
+    pub managers: Arc<dyn inventory::Managers>,
     pub doorbell: Arc<dyn Doorbell>,
 }
 
@@ -69,6 +72,7 @@ impl VolumeService {
             policy: api::policy_rules::default_policy(),
             images,
             compute: compute::Compute::Absent,
+            managers: Arc::new(inventory::NoManagers),
             doorbell,
         }
     }

@@ -15,7 +15,7 @@ use crate::connection::Connection;
 use crate::db::connections;
 use crate::db::services::{self, Capabilities};
 use crate::db::volumes::{self, Volume};
-use crate::{flows, images};
+use crate::{Options, flows, images};
 
 /// How often heartbeat and capabilities are written (Cinder's `report_interval`).
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -74,6 +74,8 @@ pub struct Manager {
     /// The first part of `host@backend#pool`.
     pub host: String,
     pub availability_zone: String,
+    /// The limits for what flows find out only in the store.
+    pub options: Options,
     /// By [`Backend::name`].
     pub backends: BTreeMap<String, Backend>,
     pub backups: BackupTarget,
@@ -97,6 +99,16 @@ impl Placement<'_> {
 /// `volume_name_template`
 pub fn volume_image_name(volume_id: Uuid) -> String {
     format!("volume-{volume_id}")
+}
+
+/// The volume whose image has this name.
+pub fn volume_id_of_image(name: &str) -> Option<Uuid> {
+    Uuid::parse_str(name.strip_prefix("volume-")?).ok()
+}
+
+/// The snapshot that has this name in the image.
+pub fn snapshot_id_of_name(name: &str) -> Option<Uuid> {
+    Uuid::parse_str(name.strip_prefix("snapshot-")?).ok()
 }
 
 /// `snapshot_name_template`
@@ -195,7 +207,8 @@ impl Manager {
         tx.commit().await
     }
 
-    fn pool_name(&self, backend: &Backend) -> String {
+    /// `host@backend#pool`
+    pub(crate) fn pool_name(&self, backend: &Backend) -> String {
         format!("{}@{}#{}", self.host, backend.name, backend.pool)
     }
 

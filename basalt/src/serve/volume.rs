@@ -48,6 +48,7 @@ pub async fn start(
     let doorbell = Arc::new(bells::BusDoorbell::new(Arc::clone(&bus)));
     let mut service = VolumeService::new(node.database.clone(), options, images, doorbell);
     service.compute = compute;
+    service.managers = Arc::new(bells::BusManagers::new(Arc::clone(&bus)));
     let service = Arc::new(service);
     let watching = look_after(node, &service.policy, stop)?;
     service.bootstrap().await.map_err(failed)?;
@@ -130,8 +131,9 @@ fn manager(
     });
     Ok(Manager {
         database: node.database.clone(),
-        host: options.host,
-        availability_zone: options.storage_availability_zone,
+        host: options.host.clone(),
+        availability_zone: options.storage_availability_zone.clone(),
+        options,
         backends: backends.collect::<BTreeMap<_, _>>(),
         backups: services::backup_target(&node.config, &node.store)?,
         images,

@@ -12,6 +12,7 @@ mod extensions;
 mod extra_specs;
 mod limits;
 mod list_params;
+mod manageable;
 mod messages;
 pub mod policy_rules;
 mod pools;
@@ -76,6 +77,7 @@ fn resources() -> Router<Arc<VolumeService>> {
         .merge(snapshots_and_metadata())
         .merge(backups_and_actions())
         .merge(attachments_and_actions())
+        .merge(manageable_resources())
         .merge(types_and_specs())
         .merge(operations())
 }
@@ -162,6 +164,22 @@ fn attachments_and_actions() -> Router<Arc<VolumeService>> {
                 .delete(attachments::delete),
         )
         .route("/v3/attachments/{id}/action", post(attachments::act))
+}
+
+fn manageable_resources() -> Router<Arc<VolumeService>> {
+    let volumes = || get(manageable::volumes).post(manageable::manage_volume);
+    let snapshots = || get(manageable::snapshots).post(manageable::manage_snapshot);
+    let volumes_detail = || get(manageable::volumes_detail);
+    let snapshots_detail = || get(manageable::snapshots_detail);
+    Router::new()
+        .route("/v3/manageable_volumes", volumes())
+        .route("/v3/manageable_volumes/detail", volumes_detail())
+        .route("/v3/os-volume-manage", volumes())
+        .route("/v3/os-volume-manage/detail", volumes_detail())
+        .route("/v3/manageable_snapshots", snapshots())
+        .route("/v3/manageable_snapshots/detail", snapshots_detail())
+        .route("/v3/os-snapshot-manage", snapshots())
+        .route("/v3/os-snapshot-manage/detail", snapshots_detail())
 }
 
 fn types_and_specs() -> Router<Arc<VolumeService>> {

@@ -6,6 +6,8 @@ pub mod backups;
 pub mod detach_guard;
 pub mod limits;
 pub mod listing;
+pub mod manage;
+pub mod manageable;
 pub mod messages;
 pub mod quota;
 pub mod services;

@@ -305,7 +305,7 @@ fn volume_size(asked_gib: Option<u32>, source: &Found) -> Result<u32> {
 }
 
 /// Active, and no larger than the volume in any way.
-fn check_image(image: &Image, size_gib: u32) -> Result<()> {
+pub(super) fn check_image(image: &Image, size_gib: u32) -> Result<()> {
     if image.status != "active" {
         return Err(Error::invalid_input(format!(
             "Image {} is not active.",

@@ -8,6 +8,7 @@ mod backups;
 mod bad_input;
 mod fake_images;
 mod images;
+mod manage;
 mod nova;
 mod operations;
 mod paging;

@@ -17,6 +17,7 @@ use tower::ServiceExt;
 use volume_service::compute::Compute;
 use volume_service::connection::Connection;
 use volume_service::db::{self, connections, services};
+use volume_service::inventory::{Managers, StoredImage};
 use volume_service::{Doorbell, Options, VolumeService, images};
 
 use crate::fake_images::FakeImages;
@@ -88,7 +89,19 @@ impl Doorbell for Rings {
     }
 }
 
+/// What lies in every pool.
+#[derive(Default)]
+pub struct Pool(pub Mutex<Vec<StoredImage>>);
+
+#[async_trait]
+impl Managers for Pool {
+    async fn images(&self, _pool_name: &str) -> volume_service::Result<Vec<StoredImage>> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+}
+
 pub struct World {
+    pub pool: Arc<Pool>,
     pub router: Router,
     pub service: Arc<VolumeService>,
     pub rings: Arc<Rings>,
@@ -205,10 +218,13 @@ impl World {
         let rings = Arc::new(Rings::default());
         let mut service = VolumeService::new(database, options, images, rings.clone());
         service.compute = compute;
+        let pool = Arc::new(Pool::default());
+        service.managers = pool.clone();
         let service = Arc::new(service);
         service.bootstrap().await.unwrap();
         let router = volume_service::api::router(service.clone(), Arc::new(Roles));
         let world = World {
+            pool,
             router,
             service,
             rings,

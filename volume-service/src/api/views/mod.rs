@@ -3,6 +3,7 @@
 
 pub(super) mod attachments;
 pub(super) mod backups;
+pub(super) mod manageable;
 pub(super) mod messages;
 pub(super) mod quotas;
 pub(super) mod snapshots;
