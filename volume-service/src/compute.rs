@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, StatusCode, header};
+use rest::http_client::{self, ClientError, Tls};
 use rest::identity::TokenSource;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest answer that is read.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
@@ -79,16 +79,15 @@ pub struct Client {
 impl Client {
     /// `endpoint`: the base URL with its version (`http://controller:8774/v2.1`); `tokens`: of
     /// the service user, which needs the role `admin`.
-    pub fn new(endpoint: &str, tokens: Arc<dyn TokenSource>) -> Result<Self, Unavailable> {
-        let calls = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CALL_TIMEOUT)
-            .no_proxy()
-            .build();
+    pub fn new(
+        endpoint: &str,
+        tls: &Tls,
+        tokens: Arc<dyn TokenSource>,
+    ) -> Result<Self, ClientError> {
         Ok(Client {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             tokens,
-            calls: calls.map_err(unavailable)?,
+            calls: http_client::builder(tls)?.timeout(CALL_TIMEOUT).build()?,
         })
     }
 

@@ -187,6 +187,10 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("oslo_middleware", "max_request_body_size", Integer(1, 1_073_741_824), "114688", "Most bytes of a request to the volume API."),
     option("healthcheck", "disable_by_file_path", Text, "", "While this file is there, /healthcheck answers 503."),
     option("nova", "endpoint_override", Text, "", "URL of the compute API, with its version. Set it wherever there is Nova: it is asked before a user deletes a server's attachment, and told of extended and re-imaged volumes."),
+    option("nova", "cafile", Text, "", "Authorities that sign the compute API's certificate; the system's unless set."),
+    option("nova", "certfile", Text, "", "Certificate to show to the compute API."),
+    option("nova", "keyfile", Text, "", "Key of certfile."),
+    option("nova", "insecure", Boolean, "false", "Believe any certificate of the compute API."),
     option("nbd", "unix_socket", Text, "", "Path of the NBD socket; DIR/nbd.sock unless set."),
     option("nbd", "tcp_listen", Text, "", "address:port that serves NBD as well. Nobody is asked for a password: keep it on loopback."),
 ];

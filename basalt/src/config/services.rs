@@ -57,15 +57,35 @@ fn healthcheck_disable_file(config: &Config) -> Result<Option<PathBuf>, ConfigEr
 
 /// How to reach an image API with https.
 pub fn image_api_tls(config: &Config) -> Result<Tls, ConfigError> {
+    let names = [
+        "glance_ca_certificates_file",
+        "glance_certfile",
+        "glance_keyfile",
+        "glance_api_insecure",
+    ];
+    tls(config, "DEFAULT", names)
+}
+
+/// What TLS to the compute API takes.
+pub fn compute_tls(config: &Config) -> Result<Tls, ConfigError> {
+    tls(
+        config,
+        "nova",
+        ["cafile", "certfile", "keyfile", "insecure"],
+    )
+}
+
+fn tls(config: &Config, section: &str, names: [&str; 4]) -> Result<Tls, ConfigError> {
+    let [cafile, certfile, keyfile, insecure] = names;
     let path = |name: &str| {
-        let path = config.text("DEFAULT", name)?;
+        let path = config.text(section, name)?;
         Ok::<_, ConfigError>(path.map(|path| config.beside(&path)))
     };
     Ok(Tls {
-        cafile: path("glance_ca_certificates_file")?,
-        certfile: path("glance_certfile")?,
-        keyfile: path("glance_keyfile")?,
-        insecure: config.boolean("DEFAULT", "glance_api_insecure")?,
+        cafile: path(cafile)?,
+        certfile: path(certfile)?,
+        keyfile: path(keyfile)?,
+        insecure: config.boolean(section, insecure)?,
     })
 }
 

@@ -142,14 +142,19 @@ fn manager(
 }
 
 /// The compute service that the operator names. Where none is named, clouds of the built-in
-/// identity and of none at all have none.
+/// identity and of none at all have none; behind Keystone there may be one.
 fn compute(node: &Node) -> Result<Compute> {
     let Some(url) = node.config.text("nova", "endpoint_override")? else {
         return Ok(match node.settings.auth {
             AuthStrategy::Dev | AuthStrategy::NoAuth => Compute::Absent,
+            AuthStrategy::Keystone => Compute::Unknown,
         });
     };
-    let client = compute::Client::new(&url, Arc::clone(&node.tokens));
+    let client = compute::Client::new(
+        &url,
+        &services::compute_tls(&node.config)?,
+        Arc::clone(&node.tokens),
+    );
     let client =
         client.map_err(|error| Error::Start(format!("client of the compute API: {error}")))?;
     Ok(Compute::At(client))

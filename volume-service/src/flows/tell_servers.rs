@@ -118,6 +118,7 @@ mod tests {
     use axum::extract::State;
     use axum::routing::post;
     use axum::{Json, Router};
+    use rest::http_client::Tls;
     use serde_json::{Value, json};
 
     use super::super::testbed::{HOST, StaticToken, World, requester};
@@ -141,7 +142,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v2.1/", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Compute::At(Client::new(&url, Arc::new(StaticToken)).unwrap())
+        Compute::At(Client::new(&url, &Tls::default(), Arc::new(StaticToken)).unwrap())
     }
 
     async fn extended(compute: Compute) -> (World, Uuid, Option<Uuid>, Uuid) {
@@ -183,7 +184,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_compute_service_that_is_away_leaves_a_message() {
-        let away = Client::new("http://127.0.0.1:1/", Arc::new(StaticToken)).unwrap();
+        let away = Client::new(
+            "http://127.0.0.1:1/",
+            &Tls::default(),
+            Arc::new(StaticToken),
+        )
+        .unwrap();
         let (world, id, flow, _) = extended(Compute::At(away)).await;
         let manager = world.manager.clone();
         let ended =

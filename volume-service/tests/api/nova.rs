@@ -9,6 +9,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::StatusCode;
 use rest::Secret;
+use rest::http_client::Tls;
 use rest::identity::{IdentityError, TokenSource};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -63,7 +64,7 @@ impl FakeNova {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v2.1", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Compute::At(Client::new(&url, Arc::new(Token)).unwrap())
+        Compute::At(Client::new(&url, &Tls::default(), Arc::new(Token)).unwrap())
     }
 
     fn has(&self, server: &str, volume: &str, attachment: &str) {
@@ -298,7 +299,7 @@ async fn users_cannot_take_a_volume_from_a_server_behind_novas_back() {
 #[tokio::test]
 async fn a_compute_service_that_is_away_or_unknown_refuses() {
     let world = World::beside(Compute::Unknown, Options::default()).await;
-    let away = Client::new("http://127.0.0.1:1/v2.1", Arc::new(Token)).unwrap();
+    let away = Client::new("http://127.0.0.1:1/v2.1", &Tls::default(), Arc::new(Token)).unwrap();
     let away = World::beside(Compute::At(away), Options::default()).await;
     for (world, code, key) in [
         (world, 409, "conflictingRequest"),
