@@ -51,6 +51,11 @@ pub async fn delete(
             status::DELETING
         })
         .and("attach_status <> ?", &[status::ATTACHED.into()])
+        // While a second attachment is made, the column does not tell of the first.
+        .and(
+            "NOT EXISTS (SELECT 1 FROM volume_attachments a WHERE a.volume_id = volumes.id AND a.attach_status = ?)",
+            &[status::ATTACHED.into()],
+        )
         .and(
             "migration_status IS NULL OR migration_status IN ('deleting', 'error', 'success')",
             &[],

@@ -15,13 +15,13 @@ use super::outcome::{end_download, tell, warn_if_reset};
 use super::steps::{IMAGE_RETRY, STORE_RETRY, ensure_snapshot, remove_snapshot, store_failure};
 use super::tell_servers::TellServers;
 use super::transfer::overwrite;
-use super::{Requester, addressed, volume_lock};
+use super::{Requester, addressed, snapshot_lock, volume_lock};
 use crate::compute::Event;
 use crate::db::messages::{Action, Detail, Resource};
 use crate::db::metadata::{self, Kind};
 use crate::db::{Change, status};
 use crate::images::Image;
-use crate::manager::{Manager, Placement};
+use crate::manager::{Manager, Placement, snapshot_name};
 
 /// The snapshot that keeps what the volume held, until the new content is there.
 const KEPT: &str = "reimage_kept";
@@ -33,6 +33,10 @@ pub struct ReimageVolumeParams {
     pub size_gib: u32,
     /// As the requester's own token showed it.
     pub image: Image,
+    /// Where the image stands for a snapshot (Nova's image of a server that boots from a
+    /// volume): that snapshot and its volume.
+    #[serde(default)]
+    pub snapshot: Option<(Uuid, Uuid)>,
     /// The status to come back to: `available`, `error` or `reserved`.
     pub previous_status: String,
 }
@@ -49,7 +53,16 @@ impl ReimageVolume {
     ) -> taskflow::Result<NewFlow> {
         let flow = NewFlow::of::<ReimageVolume>(params)?;
         let flow = addressed(flow, queue, ("volume", params.volume_id), by);
-        Ok(flow.lock_exclusive(volume_lock(params.volume_id)))
+        let flow = flow.lock_exclusive(volume_lock(params.volume_id));
+        Ok(match params.snapshot {
+            Some((snapshot_id, volume_id)) if volume_id == params.volume_id => {
+                flow.lock_shared(snapshot_lock(snapshot_id))
+            }
+            Some((snapshot_id, volume_id)) => flow
+                .lock_shared(snapshot_lock(snapshot_id))
+                .lock_shared(volume_lock(volume_id)),
+            None => flow,
+        })
     }
 }
 
@@ -101,7 +114,9 @@ impl Task<ReimageVolume> for KeepContent {
     }
 
     async fn execute(&self, run: &Run<ReimageVolume>) -> Result<(), TaskError> {
-        check_formats(&run.params.image)?;
+        if run.params.snapshot.is_none() {
+            check_formats(&run.params.image)?;
+        }
         let place = place(run).await?;
         ensure_snapshot(place.store(), &place.image.at(KEPT)).await
     }
@@ -139,11 +154,16 @@ impl Task<ReimageVolume> for Overwrite {
         let place = place(run).await?;
         let image = &run.params.image;
         let store = place.store();
+        let target = store.open(&place.image, None).await;
+        let target = target.map_err(store_failure)?;
+        if let Some((snapshot_id, volume_id)) = run.params.snapshot {
+            let volume = run.ctx.volume(volume_id).await?;
+            let from = run.ctx.place(&volume)?;
+            let name = snapshot_name(snapshot_id);
+            let source = from.store().open(&from.image, Some(&name)).await;
+            return overwrite(&source.map_err(store_failure)?, &target, run).await;
+        }
         let location = local_copy(&run.ctx.images, image, store).await?;
-        let target = store
-            .open(&place.image, None)
-            .await
-            .map_err(store_failure)?;
         if let Some(location) = location.as_ref().filter(|_| is_raw(image)) {
             let source = store.open(&location.image, Some(&location.snapshot)).await;
             let source = source.map_err(store_failure)?;
@@ -297,6 +317,7 @@ mod tests {
             volume_id,
             size_gib: 1,
             image,
+            snapshot: None,
             previous_status: previous_status.to_owned(),
         };
         ReimageVolume::new_flow(&params, &volume_queue(HOST), &requester()).unwrap()
@@ -401,6 +422,44 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(row.get::<i64>("n").unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn by_a_snapshot_that_an_image_stands_for() {
+        for own in [false, true] {
+            exhaust::<ReimageVolume, _>(async || {
+                let world = World::new().await;
+                let other = world.filled_volume(4).await;
+                let id = world.filled_volume(3).await;
+                let source = if own { id } else { other };
+                let snapshot_id = world.snapshot(source).await;
+                let disk = world.head(source).await;
+                world.write(id, 0, pattern(5, 9000)).await;
+                world.set_status("volumes", id, status::DOWNLOADING).await;
+                let before = world.inventory().await;
+                let mut after = before.clone();
+                after.images.get_mut(&image_key(id)).unwrap().head = disk;
+                let params = ReimageVolumeParams {
+                    volume_id: id,
+                    size_gib: 1,
+                    image: world.images.add("raw", Some(Bytes::new()), None),
+                    snapshot: Some((snapshot_id, source)),
+                    previous_status: status::AVAILABLE.to_owned(),
+                };
+                let flow = ReimageVolume::new_flow(&params, &volume_queue(HOST), &requester());
+                let rows = |status| vec![("volumes", id, Some(status))];
+                let done = Expected {
+                    store: after,
+                    rows: rows(status::AVAILABLE),
+                };
+                let reverted = Expected {
+                    store: before,
+                    rows: rows(status::ERROR),
+                };
+                Reimaging(world.case(flow.unwrap(), done, reverted).await)
+            })
+            .await;
+        }
     }
 
     #[tokio::test]

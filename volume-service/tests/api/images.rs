@@ -209,6 +209,49 @@ async fn volumes_are_reimaged() {
 }
 
 #[tokio::test]
+async fn an_image_may_stand_for_a_snapshot() {
+    let world = World::new().await;
+    let volume = world.volume(2).await;
+    let snapshot = world.snapshot(&volume).await;
+    world.end_flows().await;
+    let small = world.volume(1).await;
+    let image = |snapshot: &str, size: u32| {
+        let device = json!({
+            "source_type": "snapshot", "boot_index": 0, "snapshot_id": snapshot, "volume_size": size,
+        });
+        let mapping = json!([{"source_type": "blank", "boot_index": 1}, device]).to_string();
+        world
+            .images
+            .add(json!({"size": 0, "block_device_mapping": mapping}))
+    };
+    let reimage = |volume: &str, image: String| {
+        let path = format!("/volumes/{volume}/action");
+        world.post(MEMBER, &path, json!({"os-reimage": {"image_id": image}}))
+    };
+    let unknown = uuid::Uuid::new_v4().to_string();
+    let call = reimage(&volume, image(&unknown, 1));
+    call.send().await.fault(404, "itemNotFound");
+    for size in [1, 2] {
+        let call = reimage(&small, image(&snapshot, size));
+        call.send().await.fault(400, "badRequest");
+    }
+    let call = reimage(&volume, image(&snapshot, 2));
+    call.send().await.expect(202);
+    assert_eq!(world.flows().await[0].0, "volume:reimage");
+
+    let create = |image: String| {
+        let body = json!({"volume": {"imageRef": image, "size": 2}});
+        world.post(MEMBER, "/volumes", body)
+    };
+    let made = create(image(&snapshot, 2)).send().await.expect(202);
+    assert_eq!(made["volume"]["snapshot_id"], snapshot);
+    let made = create(image(&snapshot, 2)).version(45).send().await;
+    assert_eq!(made.expect(202)["volume"]["snapshot_id"], json!(null));
+    let none = create(image(&unknown, 2)).send().await;
+    none.fault(404, "itemNotFound");
+}
+
+#[tokio::test]
 async fn no_extend_waits_for_its_completion() {
     let world = World::new().await;
     let volume = world.volume(1).await;
