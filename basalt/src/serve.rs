@@ -13,6 +13,7 @@ mod nbd;
 mod ready_text;
 mod volume;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use storage::ImageStore;
 use storage::embedded::{EmbeddedOptions, EmbeddedStore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use volume_service::connection::Connection;
 
 use crate::commands;
 use crate::config::{Config, Settings, policy};
@@ -152,8 +154,10 @@ async fn run(
         Some(bound) => Some(image::start(node, bound, &stop_images).await?),
         None => None,
     };
+    let connection = nbd_connection(&sockets.nbd_socket, sockets.nbd_address);
+    let image_url = sockets.image_url.as_deref();
     let volumes = match sockets.volume {
-        Some(bound) => Some(volume::start(node, bound, sockets.image_url.as_deref(), stop).await?),
+        Some(bound) => Some(volume::start(node, bound, image_url, &connection, stop).await?),
         None => None,
     };
     serving.extend(exports.start(sockets.nbd, stop));
@@ -170,6 +174,17 @@ async fn run(
     }
     end(serving).await;
     Ok(())
+}
+
+/// How clients reach the volumes of the embedded store. An address that stands for all of the
+/// machine's own tells a client nothing.
+fn nbd_connection(socket: &Path, address: Option<SocketAddr>) -> Connection {
+    let socket = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
+    let address = address.filter(|address| !address.ip().is_unspecified());
+    Connection::Nbd {
+        socket: Some(socket.to_string_lossy().into_owned()),
+        address: address.map(|address| (address.ip().to_string(), address.port())),
+    }
 }
 
 /// A half of the grace period for requests, the other for flows.

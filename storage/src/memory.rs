@@ -365,6 +365,18 @@ impl ImageStore for MemoryStore {
         Ok(())
     }
 
+    async fn rename_snapshot(&self, snapshot: &SnapshotSpec, name: &str) -> Result<()> {
+        check_name("snapshot", name)?;
+        let mut state = self.state()?;
+        state.snapshot(snapshot)?;
+        let new = snapshot.image.at(name);
+        if state.snapshot(&new).is_ok() {
+            return Err(Error::Exists(format!("snapshot {new}")));
+        }
+        state.snapshot(snapshot)?.name = name.to_owned();
+        Ok(())
+    }
+
     async fn protect_snapshot(&self, snapshot: &SnapshotSpec) -> Result<()> {
         self.state()?.snapshot(snapshot)?.protected = true;
         Ok(())

@@ -143,6 +143,8 @@ pub trait ImageStore: Send + Sync + 'static {
 
     /// What has reached the head when this is called is in the snapshot, flushed or not.
     async fn create_snapshot(&self, snapshot: &SnapshotSpec) -> Result<()>;
+    /// Within the image; clones follow. Errors: `Exists`.
+    async fn rename_snapshot(&self, snapshot: &SnapshotSpec, name: &str) -> Result<()>;
     /// Idempotent.
     async fn protect_snapshot(&self, snapshot: &SnapshotSpec) -> Result<()>;
     /// Idempotent. Errors: `Busy` with the clones.

@@ -14,12 +14,15 @@
 
 pub mod api;
 pub mod backup;
+pub mod compute;
+pub mod connection;
 pub mod db;
 pub mod domain;
 mod error;
 pub mod export_admission;
 pub mod flows;
 pub mod images;
+pub mod inventory;
 pub mod manager;
 pub mod options;
 pub mod scheduler;
@@ -49,11 +52,15 @@ pub struct VolumeService {
     pub options: Options,
     pub policy: Policy,
     pub images: images::Client,
+    /// Asked which server has a volume.
+    pub compute: compute::Compute,
+    /// Asked what lies in their pools.
+    pub managers: Arc<dyn inventory::Managers>,
     pub doorbell: Arc<dyn Doorbell>,
 }
 
 impl VolumeService {
-    /// The service with the default policy.
+    /// The service with the default policy, in a cloud without servers.
     pub fn new(
         database: Database,
         options: Options,
@@ -65,6 +72,8 @@ impl VolumeService {
             options,
             policy: api::policy_rules::default_policy(),
             images,
+            compute: compute::Compute::Absent,
+            managers: Arc::new(inventory::NoManagers),
             doorbell,
         }
     }

@@ -10,9 +10,12 @@ use storage::{Capacity, ImageSpec, ImageStore};
 use taskflow::{Doorbell, TaskError, Worker, WorkerBuilder};
 use uuid::Uuid;
 
+use crate::compute::Compute;
+use crate::connection::Connection;
+use crate::db::connections;
 use crate::db::services::{self, Capabilities};
 use crate::db::volumes::{self, Volume};
-use crate::{flows, images};
+use crate::{Options, flows, images};
 
 /// How often heartbeat and capabilities are written (Cinder's `report_interval`).
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -34,6 +37,8 @@ pub struct Backend {
     pub flatten_volume_from_snapshot: bool,
     pub reserved_percentage: u32,
     pub max_over_subscription_ratio: f64,
+    /// How clients reach the images; `None`: nobody can attach them.
+    pub connection: Option<Connection>,
 }
 
 impl Backend {
@@ -48,6 +53,7 @@ impl Backend {
             flatten_volume_from_snapshot: false,
             reserved_percentage: 0,
             max_over_subscription_ratio: 20.0,
+            connection: None,
         }
     }
 }
@@ -68,10 +74,14 @@ pub struct Manager {
     /// The first part of `host@backend#pool`.
     pub host: String,
     pub availability_zone: String,
+    /// The limits for what flows find out only in the store.
+    pub options: Options,
     /// By [`Backend::name`].
     pub backends: BTreeMap<String, Backend>,
     pub backups: BackupTarget,
     pub images: images::Client,
+    /// Told of what happens to volumes that servers have.
+    pub compute: Compute,
 }
 
 /// The image that holds a volume.
@@ -89,6 +99,16 @@ impl Placement<'_> {
 /// `volume_name_template`
 pub fn volume_image_name(volume_id: Uuid) -> String {
     format!("volume-{volume_id}")
+}
+
+/// The volume whose image has this name.
+pub fn volume_id_of_image(name: &str) -> Option<Uuid> {
+    Uuid::parse_str(name.strip_prefix("volume-")?).ok()
+}
+
+/// The snapshot that has this name in the image.
+pub fn snapshot_id_of_name(name: &str) -> Option<Uuid> {
+    Uuid::parse_str(name.strip_prefix("snapshot-")?).ok()
 }
 
 /// `snapshot_name_template`
@@ -173,6 +193,9 @@ impl Manager {
             )
             .await?;
             services::report_pool(&mut tx, &pool_name, &capabilities).await?;
+            if let Some(connection) = &backend.connection {
+                connections::report(&mut tx, &pool_name, connection).await?;
+            }
         }
         services::heartbeat(
             &mut tx,
@@ -184,7 +207,8 @@ impl Manager {
         tx.commit().await
     }
 
-    fn pool_name(&self, backend: &Backend) -> String {
+    /// `host@backend#pool`
+    pub(crate) fn pool_name(&self, backend: &Backend) -> String {
         format!("{}@{}#{}", self.host, backend.name, backend.pool)
     }
 

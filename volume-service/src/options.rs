@@ -33,6 +33,9 @@ pub struct Options {
     pub public_endpoint: Option<String>,
     /// Attached volumes may be uploaded to images with `force`.
     pub enable_force_upload: bool,
+    /// Roles of a service token that makes a request one of a service: only these may detach what
+    /// a server uses (`[keystone_authtoken]`).
+    pub service_token_roles: Vec<String>,
     /// Where backups go that name no container: the pool of the backup target.
     pub backup_container: String,
     /// Bytes of a request's body; a longer one is a 413.
@@ -62,6 +65,7 @@ impl Default for Options {
             osapi_max_limit: 1000,
             public_endpoint: None,
             enable_force_upload: false,
+            service_token_roles: vec!["service".to_owned()],
             backup_container: "backups".to_owned(),
             max_request_body_size: rest::body::DEFAULT_LIMIT_BYTES,
             healthcheck_disable_file: None,

@@ -36,6 +36,7 @@ pub fn volume_options(config: &Config) -> Result<volume_service::Options, Config
         osapi_max_limit: config.integer("DEFAULT", "osapi_max_limit")?,
         public_endpoint: config.text("DEFAULT", "public_endpoint")?,
         enable_force_upload: config.boolean("DEFAULT", "enable_force_upload")?,
+        service_token_roles: config.list("keystone_authtoken", "service_token_roles")?,
         backup_container: required(config, "DEFAULT", "backup_ceph_pool")?,
         max_request_body_size: max_request_body_size(config)?,
         healthcheck_disable_file: healthcheck_disable_file(config)?,
@@ -56,15 +57,35 @@ fn healthcheck_disable_file(config: &Config) -> Result<Option<PathBuf>, ConfigEr
 
 /// How to reach an image API with https.
 pub fn image_api_tls(config: &Config) -> Result<Tls, ConfigError> {
+    let names = [
+        "glance_ca_certificates_file",
+        "glance_certfile",
+        "glance_keyfile",
+        "glance_api_insecure",
+    ];
+    tls(config, "DEFAULT", names)
+}
+
+/// What TLS to the compute API takes.
+pub fn compute_tls(config: &Config) -> Result<Tls, ConfigError> {
+    tls(
+        config,
+        "nova",
+        ["cafile", "certfile", "keyfile", "insecure"],
+    )
+}
+
+fn tls(config: &Config, section: &str, names: [&str; 4]) -> Result<Tls, ConfigError> {
+    let [cafile, certfile, keyfile, insecure] = names;
     let path = |name: &str| {
-        let path = config.text("DEFAULT", name)?;
+        let path = config.text(section, name)?;
         Ok::<_, ConfigError>(path.map(|path| config.beside(&path)))
     };
     Ok(Tls {
-        cafile: path("glance_ca_certificates_file")?,
-        certfile: path("glance_certfile")?,
-        keyfile: path("glance_keyfile")?,
-        insecure: config.boolean("DEFAULT", "glance_api_insecure")?,
+        cafile: path(cafile)?,
+        certfile: path(certfile)?,
+        keyfile: path(keyfile)?,
+        insecure: config.boolean(section, insecure)?,
     })
 }
 
@@ -114,6 +135,7 @@ fn volume_backend(
         flatten_volume_from_snapshot: config.boolean(name, "rbd_flatten_volume_from_snapshot")?,
         reserved_percentage: config.integer(name, "reserved_percentage")?,
         max_over_subscription_ratio: config.float(name, "max_over_subscription_ratio")?,
+        connection: None,
     })
 }
 

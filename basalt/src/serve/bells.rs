@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use taskflow::Doorbell;
 use tokio::sync::Notify;
 use volume_service::SCHEDULER_QUEUE;
+use volume_service::inventory::{Managers, StoredImage};
 use volume_service::manager::Manager;
 
 use crate::error::{Error, Result};
@@ -18,8 +19,10 @@ use crate::error::{Error, Result};
 const SCHEDULER_TOPIC: &str = "cinder-scheduler";
 const VOLUME_TOPIC: &str = "cinder-volume";
 const BACKUP_TOPIC: &str = "cinder-backup";
-/// The one method: there is work in a queue.
+/// There is work in a queue.
 const WAKE: &str = "wake";
+/// Which images lie in a pool.
+const LIST_IMAGES: &str = "list_images";
 
 /// Rings over the bus.
 pub struct BusDoorbell {
@@ -48,6 +51,34 @@ impl volume_service::Doorbell for BusDoorbell {
     }
 }
 
+/// Asks managers over the bus.
+pub struct BusManagers {
+    bus: Arc<dyn Bus>,
+}
+
+impl BusManagers {
+    pub fn new(bus: Arc<dyn Bus>) -> Self {
+        BusManagers { bus }
+    }
+}
+
+#[async_trait]
+impl Managers for BusManagers {
+    async fn images(&self, pool_name: &str) -> volume_service::Result<Vec<StoredImage>> {
+        let service = pool_name.split('#').next().unwrap_or(pool_name);
+        let target = Target::topic(format!("{VOLUME_TOPIC}.{service}"));
+        let message = Message::new(LIST_IMAGES, json!({"pool": pool_name}));
+        let answer = self
+            .bus
+            .call(&target, message, amqp::DEFAULT_CALL_TIMEOUT)
+            .await;
+        let unavailable =
+            |error: &dyn std::fmt::Display| volume_service::Error::Unavailable(error.to_string());
+        let images = answer.map_err(|error| unavailable(&error))?;
+        serde_json::from_value(images).map_err(|error| unavailable(&error))
+    }
+}
+
 /// Who serves a queue: `scheduler`, `volume:host@backend#pool` or `backup:host`.
 fn target(queue: &str) -> Option<Target> {
     if queue == SCHEDULER_QUEUE {
@@ -66,13 +97,16 @@ fn target(queue: &str) -> Option<Target> {
 /// Answers the rings for this host's scheduler and manager until the answer is dropped.
 pub async fn listen(
     bus: &dyn Bus,
-    manager: &Manager,
+    manager: &Arc<Manager>,
     host: &str,
     scheduler: Arc<Notify>,
     worker: Doorbell,
 ) -> Result<Vec<Serving>> {
     let wake_scheduler = Arc::new(Waker(move || scheduler.notify_one()));
-    let wake_worker = Arc::new(Waker(move || worker.wake()));
+    let of_manager = Arc::new(ManagerCalls {
+        wake: Waker(move || worker.wake()),
+        manager: Arc::clone(manager),
+    });
     let mut topics = vec![BACKUP_TOPIC.to_owned()];
     topics.extend(
         manager
@@ -88,12 +122,34 @@ pub async fn listen(
     ];
     for topic in topics {
         serving.push(
-            bus.serve(&topic, host, wake_worker.clone())
+            bus.serve(&topic, host, of_manager.clone())
                 .await
                 .map_err(failed)?,
         );
     }
     Ok(serving)
+}
+
+/// What a manager is told and asked.
+struct ManagerCalls<W> {
+    wake: Waker<W>,
+    manager: Arc<Manager>,
+}
+
+#[async_trait]
+impl<W: Fn() + Send + Sync + 'static> Handler for ManagerCalls<W> {
+    async fn handle(&self, message: Message) -> Result<Value, RemoteFailure> {
+        if message.method != LIST_IMAGES {
+            return self.wake.handle(message).await;
+        }
+        let pool = message.args.get("pool").and_then(Value::as_str);
+        let images = self.manager.images_in(pool.unwrap_or_default()).await;
+        let failed = |error: &dyn std::fmt::Display| {
+            RemoteFailure::new("VolumeBackendAPIException", error.to_string())
+        };
+        let images = images.map_err(|error| failed(&error))?;
+        serde_json::to_value(images).map_err(|error| failed(&error))
+    }
 }
 
 struct Waker<W>(W);

@@ -9,12 +9,15 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use volume_service::VolumeService;
+use volume_service::compute::{self, Compute};
+use volume_service::connection::Connection;
 use volume_service::images;
 use volume_service::manager::Manager;
 use volume_service::scheduler::Scheduler;
 
 use super::listen::Bound;
 use super::{Node, bells, end, half, look_after, serve_http};
+use crate::config::settings::AuthStrategy;
 use crate::config::{ConfigError, services};
 use crate::error::{Error, Result};
 
@@ -27,20 +30,25 @@ pub struct Volumes {
     _serving: Vec<Serving>,
 }
 
-/// Starts the service; `stop` ends it. `image_url` is the image API of this process.
+/// Starts the service; `stop` ends it. `image_url` is the image API of this process,
+/// `connection` the way to the volumes of its store.
 pub async fn start(
     node: &Node,
     bound: Bound,
     image_url: Option<&str>,
+    connection: &Connection,
     stop: &CancellationToken,
 ) -> Result<Volumes> {
     let bus: Arc<dyn Bus> = Arc::new(InProcess::new());
     let images = image_client(node, image_url)?;
-    let manager = Arc::new(manager(node, images.clone())?);
+    let compute = compute(node)?;
+    let manager = Arc::new(manager(node, images.clone(), compute.clone(), connection)?);
     manager.prepare().await?;
     let options = services::volume_options(&node.config)?;
     let doorbell = Arc::new(bells::BusDoorbell::new(Arc::clone(&bus)));
-    let service = VolumeService::new(node.database.clone(), options, images, doorbell);
+    let mut service = VolumeService::new(node.database.clone(), options, images, doorbell);
+    service.compute = compute;
+    service.managers = Arc::new(bells::BusManagers::new(Arc::clone(&bus)));
     let service = Arc::new(service);
     let watching = look_after(node, &service.policy, stop)?;
     service.bootstrap().await.map_err(failed)?;
@@ -109,18 +117,45 @@ fn image_client(node: &Node, image_url: Option<&str>) -> Result<images::Client> 
         .map_err(|error| Error::Start(format!("client of the image API: {error}")))
 }
 
-fn manager(node: &Node, images: images::Client) -> Result<Manager> {
+fn manager(
+    node: &Node,
+    images: images::Client,
+    compute: Compute,
+    connection: &Connection,
+) -> Result<Manager> {
     let options = services::volume_options(&node.config)?;
     let backends = services::volume_backends(&node.config, &node.store)?;
-    let backends = backends
-        .into_iter()
-        .map(|backend| (backend.name.clone(), backend));
+    let backends = backends.into_iter().map(|mut backend| {
+        backend.connection = Some(connection.clone());
+        (backend.name.clone(), backend)
+    });
     Ok(Manager {
         database: node.database.clone(),
-        host: options.host,
-        availability_zone: options.storage_availability_zone,
+        host: options.host.clone(),
+        availability_zone: options.storage_availability_zone.clone(),
+        options,
         backends: backends.collect::<BTreeMap<_, _>>(),
         backups: services::backup_target(&node.config, &node.store)?,
         images,
+        compute,
     })
+}
+
+/// The compute service that the operator names. Where none is named, clouds of the built-in
+/// identity and of none at all have none; behind Keystone there may be one.
+fn compute(node: &Node) -> Result<Compute> {
+    let Some(url) = node.config.text("nova", "endpoint_override")? else {
+        return Ok(match node.settings.auth {
+            AuthStrategy::Dev | AuthStrategy::NoAuth => Compute::Absent,
+            AuthStrategy::Keystone => Compute::Unknown,
+        });
+    };
+    let client = compute::Client::new(
+        &url,
+        &services::compute_tls(&node.config)?,
+        Arc::clone(&node.tokens),
+    );
+    let client =
+        client.map_err(|error| Error::Start(format!("client of the compute API: {error}")))?;
+    Ok(Compute::At(client))
 }

@@ -215,8 +215,19 @@ async fn clones(store: &dyn ImageStore) -> Outcome {
         format!("clones copied {} bytes", after - before)
     })?;
     store.rename(&one, "other").await?;
-    let parent = store.info(&two).await?.parent;
     let other = spec("other");
+    store.rename_snapshot(&other.at("s"), "t").await?;
+    let parent = store.info(&two).await?.parent;
+    ensure(parent == Some(other.at("t")), || {
+        format!("parent {parent:?}")
+    })?;
+    store.rename_snapshot(&other.at("t"), "s").await?;
+    refused(
+        "rename",
+        store.rename_snapshot(&other.at("none"), "t").await,
+        not_found,
+    )?;
+    let parent = store.info(&two).await?.parent;
     ensure(parent == Some(other.at("s")), || {
         format!("parent {parent:?}")
     })?;

@@ -119,7 +119,11 @@ impl Run<'_> {
                 let size_bytes = self.size();
                 both!(self, resize, &image, size_bytes)
             }
-            82..=83 => self.change_labels(&image).await,
+            82 => self.change_labels(&image).await,
+            83 => {
+                let name = self.snapshot_name();
+                both!(self, rename_snapshot, &snapshot, name)
+            }
             84..=86 => self.open_one(&image).await,
             87..=91 => self.compare_diff(&image).await,
             92..=96 => self.compare_image(&image).await,

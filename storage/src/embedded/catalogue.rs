@@ -277,6 +277,22 @@ impl State {
         Ok(children)
     }
 
+    pub(super) fn rename_snapshot(&mut self, spec: &SnapshotSpec, name: &str) -> Result<()> {
+        check_name("snapshot", name)?;
+        let (image, mut snapshot) = self.snapshot(spec)?;
+        let new = spec.image.at(name);
+        if self
+            .snapshots(image)?
+            .iter()
+            .any(|found| found.name == name)
+        {
+            return Err(Error::Exists(format!("snapshot {new}")));
+        }
+        snapshot.name = name.to_owned();
+        self.set_snapshot(image, &snapshot);
+        Ok(())
+    }
+
     pub(super) fn set_protected(&mut self, spec: &SnapshotSpec, protected: bool) -> Result<()> {
         let (image, mut snapshot) = self.snapshot(spec)?;
         if !protected {

@@ -209,6 +209,13 @@ impl ImageStore for EmbeddedStore {
             .await
     }
 
+    async fn rename_snapshot(&self, snapshot: &SnapshotSpec, name: &str) -> Result<()> {
+        let (snapshot, name) = (snapshot.clone(), name.to_owned());
+        self.engine
+            .change(move |state| state.rename_snapshot(&snapshot, &name))
+            .await
+    }
+
     async fn protect_snapshot(&self, snapshot: &SnapshotSpec) -> Result<()> {
         let snapshot = snapshot.clone();
         self.engine

@@ -71,6 +71,18 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "Enable snapshot manager actions.",
     ),
     (
+        "SnapshotManage",
+        "os-snapshot-manage",
+        "2014-12-31T00:00:00+00:00",
+        "Allows existing backend storage to be 'managed' by Cinder.",
+    ),
+    (
+        "SnapshotUnmanage",
+        "os-snapshot-unmanage",
+        "2014-12-31T00:00:00+00:00",
+        "Enable volume unmanage operation.",
+    ),
+    (
         "TypesExtraSpecs",
         "os-types-extra-specs",
         "2011-08-24T00:00:00+00:00",
@@ -113,6 +125,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "Show image metadata associated with the volume.",
     ),
     (
+        "VolumeManage",
+        "os-volume-manage",
+        "2014-02-10T00:00:00+00:00",
+        "Allows existing backend storage to be 'managed' by Cinder.",
+    ),
+    (
         "VolumeMigStatusAttribute",
         "os-vol-mig-status-attr",
         "2013-08-08T00:00:00+00:00",
@@ -129,6 +147,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "os-volume-type-access",
         "2014-06-26T00:00:00Z",
         "Volume type access support.",
+    ),
+    (
+        "VolumeUnmanage",
+        "os-volume-unmanage",
+        "2012-05-31T00:00:00+00:00",
+        "Enable volume unmanage operation.",
     ),
 ];
 

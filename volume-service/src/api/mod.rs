@@ -12,6 +12,7 @@ mod extensions;
 mod extra_specs;
 mod limits;
 mod list_params;
+mod manageable;
 mod messages;
 pub mod policy_rules;
 mod pools;
@@ -27,6 +28,7 @@ mod types;
 mod versions;
 mod views;
 mod volume_actions;
+mod volume_attach_actions;
 mod volume_create;
 mod volume_filters;
 mod volume_image_actions;
@@ -74,6 +76,8 @@ fn resources() -> Router<Arc<VolumeService>> {
         .merge(volumes_and_metadata())
         .merge(snapshots_and_metadata())
         .merge(backups_and_actions())
+        .merge(attachments_and_actions())
+        .merge(manageable_resources())
         .merge(types_and_specs())
         .merge(operations())
 }
@@ -146,6 +150,38 @@ fn backups_and_actions() -> Router<Arc<VolumeService>> {
         .route("/v3/backups/{id}/action", post(backup_actions::act))
 }
 
+fn attachments_and_actions() -> Router<Arc<VolumeService>> {
+    Router::new()
+        .route(
+            "/v3/attachments",
+            get(attachments::index).post(attachments::create),
+        )
+        .route("/v3/attachments/detail", get(attachments::detail))
+        .route(
+            "/v3/attachments/{id}",
+            get(attachments::show)
+                .put(attachments::update)
+                .delete(attachments::delete),
+        )
+        .route("/v3/attachments/{id}/action", post(attachments::act))
+}
+
+fn manageable_resources() -> Router<Arc<VolumeService>> {
+    let volumes = || get(manageable::volumes).post(manageable::manage_volume);
+    let snapshots = || get(manageable::snapshots).post(manageable::manage_snapshot);
+    let volumes_detail = || get(manageable::volumes_detail);
+    let snapshots_detail = || get(manageable::snapshots_detail);
+    Router::new()
+        .route("/v3/manageable_volumes", volumes())
+        .route("/v3/manageable_volumes/detail", volumes_detail())
+        .route("/v3/os-volume-manage", volumes())
+        .route("/v3/os-volume-manage/detail", volumes_detail())
+        .route("/v3/manageable_snapshots", snapshots())
+        .route("/v3/manageable_snapshots/detail", snapshots_detail())
+        .route("/v3/os-snapshot-manage", snapshots())
+        .route("/v3/os-snapshot-manage/detail", snapshots_detail())
+}
+
 fn types_and_specs() -> Router<Arc<VolumeService>> {
     let spec = get(extra_specs::show)
         .put(extra_specs::update)
@@ -174,8 +210,6 @@ fn operations() -> Router<Arc<VolumeService>> {
         .put(quota_sets::update)
         .delete(quota_sets::delete);
     Router::new()
-        .route("/v3/attachments", get(attachments::index))
-        .route("/v3/attachments/detail", get(attachments::index))
         .route("/v3/limits", get(limits::index))
         .route("/v3/os-quota-sets/{project}", quota_set)
         .route(

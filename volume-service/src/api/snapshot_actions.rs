@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::call::Call;
 use super::{Answer, actions};
-use crate::domain::snapshots as domain;
+use crate::domain::snapshots::{self as domain, Manner};
 
 /// States that an admin may set (Cinder's `SnapshotStatus`).
 const STATES: &[&str] = &[
@@ -29,6 +29,7 @@ pub(super) async fn act(call: Call, Path(id): Path<String>, body: JsonBody) -> A
     match name.as_str() {
         "os-reset_status" => reset_status(&call, &id, &body).await,
         "os-force_delete" => force_delete(&call, &id).await,
+        "os-unmanage" => unmanage(&call, &id).await,
         "os-update_snapshot_status" => report_status(&call, &id, &body).await,
         other => Err(actions::unknown(other).into()),
     }
@@ -64,7 +65,14 @@ async fn force_delete(call: &Call, id: &str) -> Answer<StatusCode> {
         "volume_extension:snapshot_admin_actions:force_delete",
         &snapshot.project_id,
     )?;
-    domain::delete(&call.service, &call.context, &snapshot, true).await?;
+    domain::delete(&call.service, &call.context, &snapshot, Manner::ForceDelete).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn unmanage(call: &Call, id: &str) -> Answer<StatusCode> {
+    let snapshot = domain::get(&call.service, &call.context, id).await?;
+    call.enforce("snapshot_extension:snapshot_unmanage", &snapshot.project_id)?;
+    domain::delete(&call.service, &call.context, &snapshot, Manner::Unmanage).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

@@ -13,7 +13,7 @@ use super::views::snapshots::{List, One, SnapshotView, SummaryView};
 use super::views::{Detail, Rows};
 use super::{Answer, body};
 use crate::db::metadata::Kind;
-use crate::domain::snapshots::{self as domain, Request};
+use crate::domain::snapshots::{self as domain, Manner, Request};
 use crate::domain::volumes;
 
 /// `GET snapshots`
@@ -155,6 +155,6 @@ pub(super) async fn update(
 pub(super) async fn delete(call: Call, Path(id): Path<String>) -> Answer<StatusCode> {
     let snapshot = domain::get(&call.service, &call.context, &id).await?;
     call.enforce("volume:delete_snapshot", &snapshot.project_id)?;
-    domain::delete(&call.service, &call.context, &snapshot, false).await?;
+    domain::delete(&call.service, &call.context, &snapshot, Manner::Delete).await?;
     Ok(StatusCode::ACCEPTED)
 }

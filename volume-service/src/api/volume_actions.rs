@@ -8,7 +8,8 @@ use rest::{BadInput, JsonBody};
 use serde_json::Value;
 
 use super::call::Call;
-use super::{Answer, actions, body, volume_image_actions};
+use super::{Answer, actions, body, volume_attach_actions, volume_image_actions};
+use crate::Error;
 use crate::db::status;
 use crate::domain::volume_actions::{self as domain, Reset};
 use crate::domain::volume_delete::{self, Manner};
@@ -56,6 +57,9 @@ pub(super) async fn act(call: Call, Path(id): Path<String>, body: JsonBody) -> A
         "os-extend" => extend(&call, &id, &body)
             .await
             .map(IntoResponse::into_response),
+        "os-extend_volume_completion" => complete_extend(&call, &id, &body)
+            .await
+            .map(IntoResponse::into_response),
         "revert" => revert(&call, &id, &body)
             .await
             .map(IntoResponse::into_response),
@@ -65,13 +69,17 @@ pub(super) async fn act(call: Call, Path(id): Path<String>, body: JsonBody) -> A
         "os-force_delete" => force_delete(&call, &id)
             .await
             .map(IntoResponse::into_response),
+        "os-unmanage" => unmanage(&call, &id).await.map(IntoResponse::into_response),
         "os-set_bootable" => set_bootable(&call, &id, &body)
             .await
             .map(IntoResponse::into_response),
         "os-update_readonly_flag" => set_readonly(&call, &id, &body)
             .await
             .map(IntoResponse::into_response),
-        _ => volume_image_actions::act(&call, &id, &name, &body).await,
+        _ => match volume_attach_actions::act(&call, &id, &name, &body).await {
+            Some(answer) => answer,
+            None => volume_image_actions::act(&call, &id, &name, &body).await,
+        },
     }
 }
 
@@ -91,6 +99,26 @@ async fn extend(call: &Call, id: &str, body: &Value) -> Answer<StatusCode> {
     call.enforce(rule, &volume.project_id)?;
     domain::extend(&call.service, &call.context, &volume, new_size, attached).await?;
     Ok(StatusCode::ACCEPTED)
+}
+
+/// Since 3.71: what a back-end waits for that cannot extend attached volumes by itself. There is
+/// none, so no volume ever waits.
+async fn complete_extend(call: &Call, id: &str, body: &Value) -> Answer<StatusCode> {
+    let name = "os-extend_volume_completion";
+    if !call.at_least(71) {
+        return Err(actions::unknown(name).into());
+    }
+    let arguments = actions::arguments(body, name)?;
+    arguments.only(&["error"])?;
+    arguments.boolean("error")?;
+    let volume = volumes::get(&call.service, &call.context, id).await?;
+    let rule = "volume_extension:volume_admin_actions:extend_volume_completion";
+    call.enforce(rule, &volume.project_id)?;
+    let reason = match volume.status.as_str() {
+        status::EXTENDING => "Required volume admin metadata is malformed or missing.",
+        _ => "Volume is not being extended.",
+    };
+    Err(Error::invalid_volume(reason).into())
 }
 
 async fn revert(call: &Call, id: &str, body: &Value) -> Answer<StatusCode> {
@@ -176,6 +204,18 @@ async fn force_delete(call: &Call, id: &str) -> Answer<StatusCode> {
     let manner = Manner {
         cascade: false,
         force: true,
+        unmanage: false,
+    };
+    volume_delete::delete(&call.service, &call.context, &volume, manner).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn unmanage(call: &Call, id: &str) -> Answer<StatusCode> {
+    let volume = volumes::get(&call.service, &call.context, id).await?;
+    call.enforce("volume_extension:volume_unmanage", &volume.project_id)?;
+    let manner = Manner {
+        unmanage: true,
+        ..Manner::default()
     };
     volume_delete::delete(&call.service, &call.context, &volume, manner).await?;
     Ok(StatusCode::ACCEPTED)

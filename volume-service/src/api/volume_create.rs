@@ -86,6 +86,14 @@ fn parse(call: &Call, volume: &Object<'_>) -> Result<Request, BadInput> {
     })
 }
 
+fn image_source(call: &Call, reference: &str) -> SourceRef {
+    if call.at_least(46) {
+        SourceRef::ImageOrSnapshot(reference.to_owned())
+    } else {
+        SourceRef::Image(reference.to_owned())
+    }
+}
+
 /// The source that the request names; it may name one at most.
 fn source(call: &Call, volume: &Object<'_>) -> Result<SourceRef, BadInput> {
     let image = volume
@@ -98,7 +106,7 @@ fn source(call: &Call, volume: &Object<'_>) -> Result<SourceRef, BadInput> {
     };
     let mut named = vec![
         ("backup", backup.map(|id| SourceRef::Backup(id.to_owned()))),
-        ("imageRef", image.map(|id| SourceRef::Image(id.to_owned()))),
+        ("imageRef", image.map(|id| image_source(call, id))),
         (
             "snapshot",
             volume

@@ -37,6 +37,9 @@ pub(super) async fn act(call: &Call, id: &str, name: &str, body: &Value) -> Answ
         "os-volume_upload_image" => upload(call, id, body)
             .await
             .map(IntoResponse::into_response),
+        "os-reimage" if call.at_least(68) => reimage(call, id, body)
+            .await
+            .map(IntoResponse::into_response),
         "os-set_image_metadata" => set(call, id, body).await.map(IntoResponse::into_response),
         "os-unset_image_metadata" => unset(call, id, body).await.map(IntoResponse::into_response),
         "os-show_image_metadata" => show(call, id).await.map(IntoResponse::into_response),
@@ -156,6 +159,29 @@ async fn upload(call: &Call, id: &str, body: &Value) -> Answer<(StatusCode, Json
         protected,
     };
     Ok((StatusCode::ACCEPTED, Json(Uploading { upload })))
+}
+
+/// Since 3.68.
+async fn reimage(call: &Call, id: &str, body: &Value) -> Answer<StatusCode> {
+    let arguments = actions::arguments(body, "os-reimage")?;
+    arguments.only(&["image_id", "reimage_reserved"])?;
+    let image_id = arguments.required_uuid("image_id")?;
+    let reserved_too = arguments.boolean("reimage_reserved")?.unwrap_or(false);
+    let volume = volumes::get(&call.service, &call.context, id).await?;
+    let rule = match volume.status.as_str() {
+        crate::db::status::RESERVED => "volume:reimage_reserved",
+        _ => "volume:reimage",
+    };
+    call.enforce(rule, &volume.project_id)?;
+    domain::reimage(
+        &call.service,
+        &call.context,
+        &volume,
+        image_id,
+        reserved_too,
+    )
+    .await?;
+    Ok(StatusCode::ACCEPTED)
 }
 
 /// `{"metadata": …}`

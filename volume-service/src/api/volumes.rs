@@ -139,6 +139,7 @@ pub(super) async fn delete(
     let manner = Manner {
         cascade: flag("cascade")?,
         force: call.at_least(23) && flag("force")?,
+        unmanage: false,
     };
     let volume = domain::get(&call.service, &call.context, &id).await?;
     call.enforce("volume:delete", &volume.project_id)?;

@@ -14,6 +14,7 @@ const TTL_US: i64 = 2_592_000 * 1_000_000;
 pub enum Action {
     ScheduleAllocateVolume,
     CopyVolumeToImage,
+    UpdateAttachment,
     CopyImageToVolume,
     ExtendVolume,
     CreateVolumeFromBackend,
@@ -22,6 +23,7 @@ pub enum Action {
     BackupCreate,
     BackupDelete,
     BackupRestore,
+    ReimageVolume,
 }
 
 /// Why it failed.
@@ -33,6 +35,7 @@ pub enum Detail {
     FailedToUploadVolume,
     QuotaExceed,
     NotEnoughSpaceForImage,
+    NotifyComputeServiceFailed,
     DriverFailedExtend,
     SignatureVerificationFailed,
     DriverFailedCreate,
@@ -44,6 +47,7 @@ pub enum Detail {
     BackupDeleteDriverError,
     BackupRestoreError,
     VolumeInvalidState,
+    ReimageVolumeFailed,
     ImageFormatUnacceptable,
     IncrementalBackupForcedToFull,
 }
@@ -54,6 +58,7 @@ impl Action {
         match self {
             Action::ScheduleAllocateVolume => ("001", "schedule allocate volume"),
             Action::CopyVolumeToImage => ("003", "copy volume to image"),
+            Action::UpdateAttachment => ("004", "update attachment"),
             Action::CopyImageToVolume => ("005", "copy image to volume"),
             Action::ExtendVolume => ("007", "extend volume"),
             Action::CreateVolumeFromBackend => ("008", "create volume from backend storage"),
@@ -62,12 +67,14 @@ impl Action {
             Action::BackupCreate => ("013", "create backup"),
             Action::BackupDelete => ("014", "delete backup"),
             Action::BackupRestore => ("015", "restore backup"),
+            Action::ReimageVolume => ("016", "reimage volume"),
         }
     }
 
     const ALL: &'static [Action] = &[
         Action::ScheduleAllocateVolume,
         Action::CopyVolumeToImage,
+        Action::UpdateAttachment,
         Action::CopyImageToVolume,
         Action::ExtendVolume,
         Action::CreateVolumeFromBackend,
@@ -76,6 +83,7 @@ impl Action {
         Action::BackupCreate,
         Action::BackupDelete,
         Action::BackupRestore,
+        Action::ReimageVolume,
     ];
 }
 
@@ -92,6 +100,9 @@ impl Detail {
                 "007",
                 "Image used for creating volume exceeds available space.",
             ),
+            Detail::NotifyComputeServiceFailed => {
+                ("009", "Compute service failed to extend volume.")
+            }
             Detail::DriverFailedExtend => ("010", "Volume Driver failed to extend volume."),
             Detail::SignatureVerificationFailed => ("011", "Image signature verification failed."),
             Detail::DriverFailedCreate => ("012", "Driver failed to create the volume."),
@@ -101,15 +112,17 @@ impl Detail {
             Detail::BackupServiceDown => ("018", "Backup service is down."),
             Detail::BackupCreateDriverError => ("020", "Backup driver failed to create backup."),
             Detail::BackupDeleteDriverError => ("025", "Backup driver failed to delete backup."),
-            Detail::BackupRestoreError => ("026", "Backup failed to restore."),
-            Detail::VolumeInvalidState => ("027", "Volume is in an invalid state."),
+            Detail::BackupRestoreError => ("026", "Backup driver failed to restore backup."),
+            Detail::VolumeInvalidState => ("027", "Volume status is invalid."),
+            Detail::ReimageVolumeFailed => ("028", "Compute service failed to reimage volume."),
             Detail::ImageFormatUnacceptable => (
                 "029",
-                "The image disk format must be the same as the volume format.",
+                "The image disk format must be the same as the volume format for the volume type you are requesting.",
             ),
-            Detail::IncrementalBackupForcedToFull => {
-                ("030", "Incremental backup was forced to be a full backup.")
-            }
+            Detail::IncrementalBackupForcedToFull => (
+                "030",
+                "Incremental backup not possible, forcing full backup.",
+            ),
         }
     }
 
@@ -120,6 +133,7 @@ impl Detail {
         Detail::FailedToUploadVolume,
         Detail::QuotaExceed,
         Detail::NotEnoughSpaceForImage,
+        Detail::NotifyComputeServiceFailed,
         Detail::DriverFailedExtend,
         Detail::SignatureVerificationFailed,
         Detail::DriverFailedCreate,
@@ -131,6 +145,7 @@ impl Detail {
         Detail::BackupDeleteDriverError,
         Detail::BackupRestoreError,
         Detail::VolumeInvalidState,
+        Detail::ReimageVolumeFailed,
         Detail::ImageFormatUnacceptable,
         Detail::IncrementalBackupForcedToFull,
     ];

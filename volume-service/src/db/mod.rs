@@ -4,8 +4,11 @@
 //! (what the transaction sees). Writes take the transaction, so that a caller can put a row, its
 //! flow and its quota check into one.
 
+pub mod attachments;
 pub mod backups;
 pub mod change;
+pub mod connections;
+pub mod exports;
 pub mod messages;
 pub mod metadata;
 pub mod quotas;

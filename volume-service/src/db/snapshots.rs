@@ -118,6 +118,18 @@ pub async fn of_volume<'a>(from: impl Into<Source<'a>>, volume_id: Uuid) -> Resu
     rows.iter().map(Snapshot::from_row).collect()
 }
 
+/// Which of `ids` are live snapshots.
+pub async fn live_ids<'a>(from: impl Into<Source<'a>>, ids: &[Uuid]) -> Result<Vec<Uuid>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let list = placeholders(ids.len());
+    let sql = format!("SELECT id FROM snapshots WHERE id IN ({list}) AND deleted_at IS NULL");
+    let values: Vec<_> = ids.iter().map(Value::from).collect();
+    let rows = from.into().fetch_all(&sql, &values).await?;
+    rows.iter().map(|row| row.get("id")).collect()
+}
+
 /// Puts every live snapshot of a volume that is in one of `expected` into `to`; returns how many.
 pub async fn change_all_of_volume(
     tx: &mut Tx,

@@ -29,6 +29,8 @@ pub const UNMANAGING: &str = "unmanaging";
 pub const UPDATING: &str = "updating";
 pub const UPLOADING: &str = "uploading";
 
+/// `attach_status` of an attachment whose client could not be served.
+pub const ERROR_ATTACHING: &str = "error_attaching";
 /// `attach_status` of a volume nobody has attached.
 pub const DETACHED: &str = "detached";
 /// `attach_status` of a volume with at least one attachment.

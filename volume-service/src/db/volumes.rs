@@ -3,7 +3,7 @@
 use database::{Result, Row, Tx, now_us, params};
 use uuid::Uuid;
 
-use super::{Change, Outcome, Source, metadata, placeholders, status};
+use super::{Change, Outcome, Source, attachments, exports, metadata, placeholders, status};
 
 /// One live volume.
 #[derive(Debug, Clone)]
@@ -178,7 +178,7 @@ pub async fn get_many<'a>(from: impl Into<Source<'a>>, ids: &[Uuid]) -> Result<V
     rows.iter().map(Volume::from_row).collect()
 }
 
-/// Marks the volume deleted and drops its metadata: the last record of a delete flow. It no
+/// Marks the volume deleted and drops its metadata and attachments: the last record of a delete flow. It no
 /// longer counts against the quota. Anything but [`Outcome::Done`] means it was gone already.
 pub async fn delete(tx: &mut Tx, id: Uuid) -> Result<Outcome> {
     let now = now_us();
@@ -189,6 +189,8 @@ pub async fn delete(tx: &mut Tx, id: Uuid) -> Result<Outcome> {
     let outcome = change.apply(tx).await?;
     metadata::delete_all(tx, metadata::Kind::Volume, id).await?;
     metadata::delete_all(tx, metadata::Kind::VolumeImage, id).await?;
+    attachments::delete_of_volume(tx, id).await?;
+    exports::delete_of_volume(tx, id).await?;
     Ok(outcome)
 }
 

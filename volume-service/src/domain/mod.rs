@@ -1,15 +1,20 @@
 //! What the API does, apart from HTTP: check the state, check the quota, write rows and flow in
 //! one transaction, ring the doorbell. A file per resource.
 
+pub mod attachments;
 pub mod backups;
+pub mod detach_guard;
 pub mod limits;
 pub mod listing;
+pub mod manage;
+pub mod manageable;
 pub mod messages;
 pub mod quota;
 pub mod services;
 pub mod snapshots;
 pub mod types;
 pub mod volume_actions;
+pub mod volume_attach;
 pub mod volume_create;
 pub mod volume_delete;
 pub mod volume_image;

@@ -1,5 +1,6 @@
 //! Snapshots: find, list, create, update, delete, metadata, states.
 
+use database::Tx;
 use rest::RequestContext;
 use rest::list_query::{Column, Columns};
 use uuid::Uuid;
@@ -14,6 +15,7 @@ use crate::db::volumes::Volume;
 use crate::db::{self, Change, Outcome, status};
 use crate::flows::{
     self, CreateSnapshot, CreateSnapshotParams, DeleteSnapshot, DeleteSnapshotParams,
+    UnmanageSnapshot, UnmanageSnapshotParams,
 };
 use crate::{Error, Result, VolumeService};
 
@@ -108,18 +110,41 @@ pub async fn create(
     volume: &Volume,
     request: Request,
 ) -> Result<SnapshotDetails> {
+    let queue = volume_actions::queue_of(volume)?;
     let mut tx = service.database.begin().await?;
-    let current = db::volumes::get(&mut tx, volume.id)
+    let details = insert_row(service, context, &mut tx, volume.id, request).await?;
+    let snapshot = &details.snapshot;
+    let params = CreateSnapshotParams {
+        snapshot_id: snapshot.id,
+        volume_id: snapshot.volume_id,
+    };
+    CreateSnapshot::new_flow(&params, &queue, &requester(context, &snapshot.project_id))?
+        .insert(&mut tx)
+        .await?;
+    tx.commit().await?;
+    service.doorbell.ring(&queue);
+    Ok(details)
+}
+
+/// Checks volume and quota, and inserts a snapshot in status `creating`.
+pub(super) async fn insert_row(
+    service: &VolumeService,
+    context: &RequestContext,
+    tx: &mut Tx,
+    volume_id: Uuid,
+    request: Request,
+) -> Result<SnapshotDetails> {
+    let current = db::volumes::get(&mut *tx, volume_id)
         .await?
-        .ok_or_else(|| volumes::not_found(volume.id))?;
+        .ok_or_else(|| volumes::not_found(volume_id))?;
     check_source(&current, request.in_use_too)?;
-    let volume_type = db::volume_types::get(&mut tx, current.volume_type_id).await?;
+    let volume_type = db::volume_types::get(&mut *tx, current.volume_type_id).await?;
     let volume_type =
         volume_type.ok_or_else(|| Error::no_such("Volume type", current.volume_type_id))?;
     let (project_id, size_gib) = (context.project(), current.size_gib);
     quota::check_volumes(
         &service.options,
-        &mut tx,
+        tx,
         project_id,
         &volume_type,
         Addition::Snapshot,
@@ -137,24 +162,14 @@ pub async fn create(
         volume_type_id: current.volume_type_id,
         consumes_quota: true,
     };
-    let snapshot = snapshots::insert(&mut tx, new).await?;
-    metadata::insert(&mut tx, Kind::Snapshot, snapshot.id, &request.metadata).await?;
+    let snapshot = snapshots::insert(tx, new).await?;
+    metadata::insert(tx, Kind::Snapshot, snapshot.id, &request.metadata).await?;
     metadata::copy(
-        &mut tx,
+        tx,
         (Kind::VolumeImage, current.id),
         (Kind::SnapshotImage, snapshot.id),
     )
     .await?;
-    let queue = volume_actions::queue_of(&current)?;
-    let params = CreateSnapshotParams {
-        snapshot_id: snapshot.id,
-        volume_id: current.id,
-    };
-    CreateSnapshot::new_flow(&params, &queue, &requester(context, project_id))?
-        .insert(&mut tx)
-        .await?;
-    tx.commit().await?;
-    service.doorbell.ring(&queue);
     Ok(SnapshotDetails {
         snapshot,
         metadata: request.metadata,
@@ -215,17 +230,30 @@ pub async fn update(
     details(service, snapshot).await
 }
 
-/// Sets the snapshot `deleting` and inserts the flow. `force`: in any status.
+/// How a snapshot goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    Delete,
+    /// In any status.
+    ForceDelete,
+    /// The snapshot in the store stays.
+    Unmanage,
+}
+
+/// Sets the snapshot `deleting` (or `unmanaging`) and inserts the flow.
 pub async fn delete(
     service: &VolumeService,
     context: &RequestContext,
     snapshot: &Snapshot,
-    force: bool,
+    manner: Manner,
 ) -> Result<()> {
     let id = snapshot.id;
     let mut tx = service.database.begin().await?;
-    let mut change = Change::snapshot(id).status(status::DELETING);
-    if !force {
+    let mut change = Change::snapshot(id).status(match manner {
+        Manner::Unmanage => status::UNMANAGING,
+        Manner::Delete | Manner::ForceDelete => status::DELETING,
+    });
+    if manner != Manner::ForceDelete {
         change = change.when(&[status::AVAILABLE, status::ERROR]);
     }
     match change.apply(&mut tx).await? {
@@ -243,13 +271,22 @@ pub async fn delete(
         return Ok(tx.commit().await?);
     };
     let queue = flows::volume_queue(&host);
-    let params = DeleteSnapshotParams {
-        snapshot_id: id,
-        volume_id: snapshot.volume_id,
+    let (snapshot_id, volume_id) = (id, snapshot.volume_id);
+    let by = requester(context, &snapshot.project_id);
+    let flow = if manner == Manner::Unmanage {
+        let params = UnmanageSnapshotParams {
+            snapshot_id,
+            volume_id,
+        };
+        UnmanageSnapshot::new_flow(&params, &queue, &by)
+    } else {
+        let params = DeleteSnapshotParams {
+            snapshot_id,
+            volume_id,
+        };
+        DeleteSnapshot::new_flow(&params, &queue, &by)
     };
-    DeleteSnapshot::new_flow(&params, &queue, &requester(context, &snapshot.project_id))?
-        .insert(&mut tx)
-        .await?;
+    flow?.insert(&mut tx).await?;
     tx.commit().await?;
     service.doorbell.ring(&queue);
     Ok(())

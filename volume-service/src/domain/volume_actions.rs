@@ -166,16 +166,23 @@ pub struct Reset {
     pub migration_status: Option<String>,
 }
 
-/// Writes states without looking at the present ones.
+/// Writes states without looking at the present ones. `detached` takes all attachments away.
 pub async fn reset_status(service: &VolumeService, volume: &Volume, reset: &Reset) -> Result<()> {
-    let attached = volume.attach_status == status::ATTACHED;
-    if reset.status.as_deref() == Some(status::IN_USE) && !attached {
-        return Err(Error::invalid_volume(format!(
-            "Cannot reset-state to in-use because volume {} does not have any attachments.",
-            volume.id
-        )));
+    let id = volume.id;
+    let mut tx = service.database.begin().await?;
+    if reset.status.as_deref() == Some(status::IN_USE)
+        && db::attachments::of_volume(&mut tx, id).await?.is_empty()
+    {
+        return Err(Error::Invalid(
+            "Cannot reset-state to in-use because volume does not have any attachments.".to_owned(),
+        ));
     }
-    let mut change = Change::volume(volume.id);
+    if reset.attach_status.as_deref() == Some(status::DETACHED) {
+        db::attachments::delete_of_volume(&mut tx, id).await?;
+        db::exports::delete_of_volume(&mut tx, id).await?;
+        super::attachments::settle(&mut tx, id).await?;
+    }
+    let mut change = Change::volume(id);
     if let Some(status) = &reset.status {
         change = change.set("status = ?", status.as_str());
     }
@@ -186,7 +193,10 @@ pub async fn reset_status(service: &VolumeService, volume: &Volume, reset: &Rese
         let value = Some(status.as_str()).filter(|status| *status != "none");
         change = change.set("migration_status = ?", value);
     }
-    apply(service, volume.id, change).await
+    if !change.apply(&mut tx).await?.is_done() {
+        return Err(volumes::not_found(id));
+    }
+    Ok(tx.commit().await?)
 }
 
 /// Marks a volume as bootable or not.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::quota::{self, Addition};
 use super::volumes::VolumeDetails;
-use super::{backups, requester, services, snapshots, types, volumes};
+use super::{backups, requester, services, snapshots, types, volume_image, volumes};
 use crate::db::backups::Backup;
 use crate::db::metadata::{self, Kind, Metadata};
 use crate::db::snapshots::Snapshot;
@@ -28,6 +28,8 @@ pub enum SourceRef {
     Volume(String),
     /// An id, or a URL that ends with one.
     Image(String),
+    /// The same, or the snapshot that the image of a server stands for (3.46).
+    ImageOrSnapshot(String),
     Backup(String),
 }
 
@@ -66,7 +68,7 @@ pub async fn create(
     request: Request,
 ) -> Result<VolumeDetails> {
     let rule = match request.source {
-        SourceRef::Image(_) => "volume:create_from_image",
+        SourceRef::Image(_) | SourceRef::ImageOrSnapshot(_) => "volume:create_from_image",
         _ => "volume:create",
     };
     service.policy.enforce(context, rule, context)?;
@@ -121,6 +123,7 @@ pub async fn create(
         type_name: Some(volume_type.name),
         metadata: request.metadata,
         image_metadata: Metadata::new(),
+        attachments: Vec::new(),
     })
 }
 
@@ -176,18 +179,14 @@ async fn find_source(
         SourceRef::Nothing => Ok(Found::Nothing),
         SourceRef::Snapshot(id) => {
             let snapshot = snapshots::get(service, context, id).await?;
-            check_state(
-                &snapshot.status,
-                &[status::AVAILABLE],
-                "snapshot",
-                Error::invalid_snapshot,
-            )?;
-            let volume = db::volumes::get(&service.database, snapshot.volume_id).await?;
-            let volume = volume.ok_or_else(|| volumes::not_found(snapshot.volume_id))?;
-            Ok(Found::Snapshot {
-                snapshot: Box::new(snapshot),
-                volume: Box::new(volume),
-            })
+            found_snapshot(service, snapshot).await
+        }
+        SourceRef::ImageOrSnapshot(reference) => {
+            let image = find_image(service, context, reference).await?;
+            match volume_image::boot_snapshot(service, context, &image).await? {
+                Some(snapshot) => found_snapshot(service, snapshot).await,
+                None => Ok(Found::Image(Box::new(image))),
+            }
         }
         SourceRef::Volume(id) => {
             let volume = volumes::get(service, context, id).await?;
@@ -218,6 +217,21 @@ async fn find_source(
             Ok(Found::Backup(Box::new(backup)))
         }
     }
+}
+
+async fn found_snapshot(service: &VolumeService, snapshot: Snapshot) -> Result<Found> {
+    check_state(
+        &snapshot.status,
+        &[status::AVAILABLE],
+        "snapshot",
+        Error::invalid_snapshot,
+    )?;
+    let volume = db::volumes::get(&service.database, snapshot.volume_id).await?;
+    let volume = volume.ok_or_else(|| volumes::not_found(snapshot.volume_id))?;
+    Ok(Found::Snapshot {
+        snapshot: Box::new(snapshot),
+        volume: Box::new(volume),
+    })
 }
 
 fn check_state(
@@ -304,7 +318,7 @@ fn volume_size(asked_gib: Option<u32>, source: &Found) -> Result<u32> {
 }
 
 /// Active, and no larger than the volume in any way.
-fn check_image(image: &Image, size_gib: u32) -> Result<()> {
+pub(super) fn check_image(image: &Image, size_gib: u32) -> Result<()> {
     if image.status != "active" {
         return Err(Error::invalid_input(format!(
             "Image {} is not active.",

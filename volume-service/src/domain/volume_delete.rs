@@ -6,7 +6,7 @@ use rest::RequestContext;
 use super::{requester, volumes};
 use crate::db::volumes::Volume;
 use crate::db::{self, Change, Outcome, status};
-use crate::flows::{self, DeleteVolume, DeleteVolumeParams};
+use crate::flows::{self, DeleteVolume, DeleteVolumeParams, UnmanageVolume, UnmanageVolumeParams};
 use crate::{Error, Result, VolumeService};
 
 const DELETABLE: &[&str] = &[
@@ -24,9 +24,11 @@ pub struct Manner {
     pub cascade: bool,
     /// In any status.
     pub force: bool,
+    /// The image stays.
+    pub unmanage: bool,
 }
 
-/// Sets the volume `deleting` and inserts the flow. A volume that no host has goes at once.
+/// Sets the volume `deleting` (or `unmanaging`) and inserts the flow. A volume that no host has goes at once.
 pub async fn delete(
     service: &VolumeService,
     context: &RequestContext,
@@ -43,8 +45,17 @@ pub async fn delete(
     }
     let mut change = Change::volume(id)
         .set("terminated_at = ?", now_us())
-        .status(status::DELETING)
+        .status(if manner.unmanage {
+            status::UNMANAGING
+        } else {
+            status::DELETING
+        })
         .and("attach_status <> ?", &[status::ATTACHED.into()])
+        // While a second attachment is made, the column does not tell of the first.
+        .and(
+            "NOT EXISTS (SELECT 1 FROM volume_attachments a WHERE a.volume_id = volumes.id AND a.attach_status = ?)",
+            &[status::ATTACHED.into()],
+        )
         .and(
             "migration_status IS NULL OR migration_status IN ('deleting', 'error', 'success')",
             &[],
@@ -62,13 +73,17 @@ pub async fn delete(
         return Ok(tx.commit().await?);
     };
     let queue = flows::volume_queue(host);
-    let params = DeleteVolumeParams {
-        volume_id: id,
-        cascade: manner.cascade,
+    let by = requester(context, &current.project_id);
+    let flow = if manner.unmanage {
+        UnmanageVolume::new_flow(&UnmanageVolumeParams { volume_id: id }, &queue, &by)
+    } else {
+        let params = DeleteVolumeParams {
+            volume_id: id,
+            cascade: manner.cascade,
+        };
+        DeleteVolume::new_flow(&params, &queue, &by)
     };
-    DeleteVolume::new_flow(&params, &queue, &requester(context, &current.project_id))?
-        .insert(&mut tx)
-        .await?;
+    flow?.insert(&mut tx).await?;
     tx.commit().await?;
     service.doorbell.ring(&queue);
     Ok(())

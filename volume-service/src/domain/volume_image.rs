@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use rest::RequestContext;
+use serde::Deserialize;
 
-use super::{requester, volume_actions, volumes};
+use super::{requester, snapshots, volume_actions, volume_create, volumes};
 use crate::db::metadata::{self, Kind, Metadata};
+use crate::db::snapshots::Snapshot;
 use crate::db::volumes::Volume;
-use crate::db::{Change, Outcome, status};
-use crate::flows::{UploadVolume, UploadVolumeParams};
+use crate::db::{self, Change, Outcome, status};
+use crate::flows::{ReimageVolume, ReimageVolumeParams, UploadVolume, UploadVolumeParams};
 use crate::images::{Image, NewImage};
 use crate::{Error, Result, VolumeService};
 
@@ -96,6 +98,125 @@ async fn insert(
         .insert(&mut tx)
         .await?;
     Ok(tx.commit().await?)
+}
+
+/// Replaces the volume's content by an image. `reserved_too`: also of a volume that a server
+/// has reserved, while it is rebuilt.
+///
+/// Errors: [`Error::Conflict`] when more than one has the volume.
+pub async fn reimage(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume: &Volume,
+    image_id: &str,
+    reserved_too: bool,
+) -> Result<()> {
+    let expected: &[&str] = if reserved_too {
+        &[status::AVAILABLE, status::ERROR, status::RESERVED]
+    } else {
+        &[status::AVAILABLE, status::ERROR]
+    };
+    if !expected.contains(&volume.status.as_str()) {
+        return Err(not_reimaged(volume, expected));
+    }
+    let queue = volume_actions::queue_of(volume)?;
+    let id = super::parse_id(image_id).ok_or_else(|| Error::no_such("Image", image_id))?;
+    let image = service.images.show(context.token.expose(), id).await?;
+    volume_create::check_image(&image, volume.size_gib)?;
+    let snapshot = boot_snapshot(service, context, &image).await?;
+    if let Some(snapshot) = &snapshot {
+        check_snapshot(snapshot, volume.size_gib)?;
+    }
+    let mut tx = service.database.begin().await?;
+    if db::attachments::of_volume(&mut tx, volume.id).await?.len() > 1 {
+        return Err(Error::Conflict(
+            "Cannot re-image a volume which is attached to more than one server.".to_owned(),
+        ));
+    }
+    let change = Change::volume(volume.id)
+        .and("status = ?", &[volume.status.as_str().into()])
+        .set_expression("previous_status = status")
+        .status(status::DOWNLOADING);
+    match change.apply(&mut tx).await? {
+        Outcome::Done => {}
+        Outcome::NotFound => return Err(volumes::not_found(volume.id)),
+        Outcome::WrongState { .. } => return Err(not_reimaged(volume, expected)),
+    }
+    let params = ReimageVolumeParams {
+        volume_id: volume.id,
+        size_gib: volume.size_gib,
+        image,
+        snapshot: snapshot.map(|snapshot| (snapshot.id, snapshot.volume_id)),
+        previous_status: volume.status.clone(),
+    };
+    ReimageVolume::new_flow(&params, &queue, &requester(context, &volume.project_id))?
+        .insert(&mut tx)
+        .await?;
+    tx.commit().await?;
+    service.doorbell.ring(&queue);
+    Ok(())
+}
+
+/// One entry of `block_device_mapping`, as Nova writes it into the image of a server that boots
+/// from a volume.
+#[derive(Debug, Deserialize)]
+struct BlockDevice {
+    source_type: Option<String>,
+    boot_index: Option<i64>,
+    snapshot_id: Option<String>,
+}
+
+/// The snapshot that such an image stands for.
+///
+/// Errors: [`Error::NotFound`] when it is gone, or not the caller's.
+pub(super) async fn boot_snapshot(
+    service: &VolumeService,
+    context: &RequestContext,
+    image: &Image,
+) -> Result<Option<Snapshot>> {
+    let Some(text) = image.properties.get("block_device_mapping") else {
+        return Ok(None);
+    };
+    let devices: Vec<BlockDevice> = serde_json::from_str(text).unwrap_or_default();
+    let boots = |device: &BlockDevice| {
+        device.source_type.as_deref() == Some("snapshot") && device.boot_index == Some(0)
+    };
+    let Some(device) = devices.into_iter().find(boots) else {
+        return Ok(None);
+    };
+    let id = device.snapshot_id.unwrap_or_default();
+    match snapshots::get(service, context, &id).await {
+        Ok(snapshot) => Ok(Some(snapshot)),
+        Err(Error::NotFound(_)) => Err(Error::NotFound(format!(
+            "Nova specific image is found, but boot volume snapshot id:{id} not found."
+        ))),
+        Err(other) => Err(other),
+    }
+}
+
+/// Available, and no larger than the volume.
+fn check_snapshot(snapshot: &Snapshot, size_gib: u32) -> Result<()> {
+    if snapshot.size_gib > size_gib {
+        return Err(Error::Invalid(format!(
+            "Volume size must be greater than the image size. (Image: {}, Volume: {size_gib}).",
+            snapshot.size_gib
+        )));
+    }
+    if snapshot.status != status::AVAILABLE {
+        return Err(Error::invalid_snapshot(
+            "The status of the image's snapshot must be available.",
+        ));
+    }
+    Ok(())
+}
+
+fn not_reimaged(volume: &Volume, expected: &[&str]) -> Error {
+    Error::invalid_volume(format!(
+        "Volume {} status must be {}, but current status is {}.",
+        volume.id,
+        expected.join(" or "),
+        volume.status
+    ))
 }
 
 fn wrong_state(volume: &Volume, expected: &[&str]) -> Error {

@@ -1,6 +1,6 @@
 //! Volumes: find, list, summarise, update, metadata.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use database::{Tx, Value, now_us, params};
 use rest::RequestContext;
@@ -9,9 +9,10 @@ use uuid::Uuid;
 
 use super::listing::{self, Query, Rows, Table};
 use super::{parse_id, sees};
+use crate::db::attachments::Attachment;
 use crate::db::metadata::{self, Kind, Metadata};
 use crate::db::volumes::{self, Volume};
-use crate::db::{status, volume_types};
+use crate::db::{self, status, volume_types};
 use crate::{Error, Result, VolumeService};
 
 /// A volume with all that its view shows.
@@ -22,6 +23,8 @@ pub struct VolumeDetails {
     pub metadata: Metadata,
     /// What it has from an image; empty for volumes that are not from one.
     pub image_metadata: Metadata,
+    /// Also those that are not complete.
+    pub attachments: Vec<Attachment>,
 }
 
 /// What lists of volumes may be sorted by.
@@ -78,7 +81,7 @@ pub async fn list(service: &VolumeService, query: Query) -> Result<Rows<Volume>>
     listing::fetch(&service.database, &TABLE, query, Volume::from_row).await
 }
 
-/// Adds what views of volumes show, in three reads however many they are.
+/// Adds what views of volumes show, in four reads however many they are.
 pub async fn with_details(
     service: &VolumeService,
     rows: Vec<Volume>,
@@ -89,7 +92,13 @@ pub async fn with_details(
     let type_names = volume_types::names(database, &type_ids).await?;
     let mut user_metadata = metadata::of_many(database, Kind::Volume, &ids).await?;
     let mut image_metadata = metadata::of_many(database, Kind::VolumeImage, &ids).await?;
+    let mut attachments: HashMap<Uuid, Vec<Attachment>> = HashMap::new();
+    for attachment in db::attachments::of_volumes(database, &ids).await? {
+        let of_volume = attachments.entry(attachment.volume_id).or_default();
+        of_volume.push(attachment);
+    }
     let join = |volume: Volume| VolumeDetails {
+        attachments: attachments.remove(&volume.id).unwrap_or_default(),
         type_name: type_names.get(&volume.volume_type_id).cloned(),
         metadata: user_metadata.remove(&volume.id).unwrap_or_default(),
         image_metadata: image_metadata.remove(&volume.id).unwrap_or_default(),

@@ -16,7 +16,7 @@ use super::outcome::settle;
 use super::steps::{
     IMAGE_RETRY, ensure_clone, ensure_image, ensure_size, gib_to_bytes, store_failure,
 };
-use super::transfer::{HandleSource, PIECE_BYTES, check, write_sparse};
+use super::transfer::{HandleSource, PIECE_BYTES, Watch, check, write_sparse};
 use crate::db::{Change, status};
 use crate::images::{Client, Image};
 use crate::manager::Placement;
@@ -59,7 +59,7 @@ impl Task<CreateVolume> for CloneImage {
             });
         };
         let size_bytes = snapshot_size(target.store(), parent).await?;
-        check_size(size_bytes, run)?;
+        check_size(size_bytes, run.params.size_gib)?;
         ensure_clone(target.store(), parent, &target.image).await?;
         ensure_size(
             target.store(),
@@ -131,12 +131,14 @@ impl Task<CreateVolume> for CopyImage {
             .open(&target.image, None)
             .await
             .map_err(store_failure)?;
-        if is_raw(image) {
-            copy_raw(run, image, handle.as_ref()).await?;
-        } else {
-            copy_qcow2(run, image, how.location.as_ref(), &target, handle.as_ref()).await?;
-        }
-        handle.flush().await.map_err(store_failure)
+        let disk = ImageDisk {
+            client: &run.ctx.images,
+            image,
+            size_gib: run.params.size_gib,
+            watch: run,
+        };
+        disk.write_to(handle.as_ref(), how.location.as_ref(), &target)
+            .await
     }
 
     async fn revert(&self, run: &Run<CreateVolume>, _: Option<&()>) -> Result<(), TaskError> {
@@ -147,36 +149,123 @@ impl Task<CreateVolume> for CopyImage {
     }
 }
 
-/// The file of a raw image, as it arrives.
-async fn copy_raw(
-    run: &Run<CreateVolume>,
-    image: &Image,
-    target: &dyn ImageHandle,
-) -> Result<(), TaskError> {
-    let mut download = run
-        .ctx
-        .images
-        .download(image.id)
-        .await
-        .map_err(image_failure)?;
-    let mut writer = PieceWriter {
-        target,
-        offset: 0,
-        piece: BytesMut::with_capacity(PIECE_BYTES),
-    };
-    while let Some(chunk) = Client::next_chunk(&mut download)
-        .await
-        .map_err(image_failure)?
-    {
-        check(run)?;
-        check_size(writer.end().saturating_add(chunk.len() as u64), run)?;
-        writer.push(&chunk).await?;
-        run.progress(writer.end() as f64 / image.size.unwrap_or(u64::MAX).max(1) as f64)
-            .await;
+/// The disk in an image, on its way to a volume.
+pub(super) struct ImageDisk<'a> {
+    pub client: &'a Client,
+    pub image: &'a Image,
+    /// The volume's.
+    pub size_gib: u32,
+    pub watch: &'a dyn Watch,
+}
+
+impl ImageDisk<'_> {
+    /// Writes what is not zero, and flushes. `location`: a copy of the image's file in the store
+    /// of `place`, where the target is.
+    pub async fn write_to(
+        &self,
+        target: &dyn ImageHandle,
+        location: Option<&SnapshotSpec>,
+        place: &Placement<'_>,
+    ) -> Result<(), TaskError> {
+        if is_raw(self.image) {
+            self.copy_raw(target).await?;
+        } else {
+            self.copy_qcow2(location, place, target).await?;
+        }
+        target.flush().await.map_err(store_failure)
     }
-    let length_bytes = writer.end();
-    writer.write().await?;
-    check_complete(length_bytes, image)
+
+    /// The file of a raw image, as it arrives.
+    async fn copy_raw(&self, target: &dyn ImageHandle) -> Result<(), TaskError> {
+        let download = self.client.download(self.image.id).await;
+        let mut download = download.map_err(image_failure)?;
+        let mut writer = PieceWriter {
+            target,
+            offset: 0,
+            piece: BytesMut::with_capacity(PIECE_BYTES),
+        };
+        let length_bytes = self.image.size.unwrap_or(u64::MAX).max(1);
+        while let Some(chunk) = Client::next_chunk(&mut download)
+            .await
+            .map_err(image_failure)?
+        {
+            check(self.watch)?;
+            let end = writer.end().saturating_add(chunk.len() as u64);
+            check_size(end, self.size_gib)?;
+            writer.push(&chunk).await?;
+            self.watch.progress(end as f64 / length_bytes as f64).await;
+        }
+        let length_bytes = writer.end();
+        writer.write().await?;
+        check_complete(length_bytes, self.image)
+    }
+
+    /// The disk of a qcow2 image, read from its copy in this store, or in ranges over HTTP, or,
+    /// where the image service refuses ranges, from a temporary copy in the store.
+    async fn copy_qcow2(
+        &self,
+        location: Option<&SnapshotSpec>,
+        place: &Placement<'_>,
+        target: &dyn ImageHandle,
+    ) -> Result<(), TaskError> {
+        if let Some(location) = location {
+            let opened = place
+                .store()
+                .open(&location.image, Some(&location.snapshot));
+            let handle = opened.await.map_err(store_failure)?;
+            let size_bytes = handle.size_bytes();
+            let length_bytes = self.image.size.unwrap_or(size_bytes).min(size_bytes);
+            let source = HandleSource {
+                handle,
+                length_bytes,
+            };
+            return self.copy_disk(source, target).await;
+        }
+        let length_bytes = match self.image.size {
+            Some(size) => size,
+            None => {
+                let shown = self.client.show_as_service(self.image.id).await;
+                shown.map_err(image_failure)?.size.unwrap_or(0)
+            }
+        };
+        let source = HttpSource {
+            client: self.client.clone(),
+            image_id: self.image.id,
+            length_bytes,
+        };
+        if source.takes_ranges().await.map_err(image_failure)? {
+            return self.copy_disk(source, target).await;
+        }
+        let spool = Spool::of(place);
+        let source = spool
+            .fill(self.client, self.image.id, length_bytes, self.watch)
+            .await?;
+        self.copy_disk(source, target).await?;
+        spool.remove().await
+    }
+
+    async fn copy_disk(
+        &self,
+        source: impl ByteSource,
+        target: &dyn ImageHandle,
+    ) -> Result<(), TaskError> {
+        let mut reader = Qcow2Reader::open(source).await.map_err(format_failure)?;
+        let size_bytes = reader.virtual_size_bytes();
+        check_size(size_bytes, self.size_gib)?;
+        while let Some(extent) = reader.next_extent().await.map_err(format_failure)? {
+            check(self.watch)?;
+            let end = match extent {
+                DiskExtent::Data { offset, data } => {
+                    write_sparse(target, offset, &data).await?;
+                    offset.saturating_add(data.len() as u64)
+                }
+                DiskExtent::Zero { offset, length } => offset.saturating_add(length),
+            };
+            let fraction = end as f64 / size_bytes.max(1) as f64;
+            self.watch.progress(fraction).await;
+        }
+        Ok(())
+    }
 }
 
 /// Gathers chunks of any length into pieces worth writing.
@@ -212,83 +301,8 @@ impl PieceWriter<'_> {
     }
 }
 
-/// The disk of a qcow2 image, read from its copy in this store, or in ranges over HTTP, or,
-/// where the image service refuses ranges, from a temporary copy in the store.
-async fn copy_qcow2(
-    run: &Run<CreateVolume>,
-    image: &Image,
-    location: Option<&SnapshotSpec>,
-    target: &Placement<'_>,
-    handle: &dyn ImageHandle,
-) -> Result<(), TaskError> {
-    if let Some(location) = location {
-        let opened = target
-            .store()
-            .open(&location.image, Some(&location.snapshot))
-            .await;
-        let source = opened.map_err(store_failure)?;
-        let length_bytes = image
-            .size
-            .unwrap_or_else(|| source.size_bytes())
-            .min(source.size_bytes());
-        return copy_disk(
-            run,
-            HandleSource {
-                handle: source,
-                length_bytes,
-            },
-            handle,
-        )
-        .await;
-    }
-    let client = run.ctx.images.clone();
-    let length_bytes = match image.size {
-        Some(size) => size,
-        None => client
-            .show_as_service(image.id)
-            .await
-            .map_err(image_failure)?
-            .size
-            .unwrap_or(0),
-    };
-    let source = HttpSource {
-        client: client.clone(),
-        image_id: image.id,
-        length_bytes,
-    };
-    if source.takes_ranges().await.map_err(image_failure)? {
-        return copy_disk(run, source, handle).await;
-    }
-    let spool = Spool::of(target);
-    let source = spool.fill(&client, image.id, length_bytes, run).await?;
-    copy_disk(run, source, handle).await?;
-    spool.remove().await
-}
-
-async fn copy_disk(
-    run: &Run<CreateVolume>,
-    source: impl ByteSource,
-    target: &dyn ImageHandle,
-) -> Result<(), TaskError> {
-    let mut reader = Qcow2Reader::open(source).await.map_err(format_failure)?;
-    let size_bytes = reader.virtual_size_bytes();
-    check_size(size_bytes, run)?;
-    while let Some(extent) = reader.next_extent().await.map_err(format_failure)? {
-        check(run)?;
-        let end = match extent {
-            DiskExtent::Data { offset, data } => {
-                write_sparse(target, offset, &data).await?;
-                offset.saturating_add(data.len() as u64)
-            }
-            DiskExtent::Zero { offset, length } => offset.saturating_add(length),
-        };
-        run.progress(end as f64 / size_bytes.max(1) as f64).await;
-    }
-    Ok(())
-}
-
 /// The first of the image's locations that is a snapshot in this store.
-async fn local_copy(
+pub(super) async fn local_copy(
     client: &Client,
     image: &Image,
     store: &dyn ImageStore,
@@ -325,14 +339,14 @@ fn image(run: &Run<CreateVolume>) -> Result<&Image, TaskError> {
 }
 
 /// Formats whose file is the disk.
-fn is_raw(image: &Image) -> bool {
+pub(super) fn is_raw(image: &Image) -> bool {
     matches!(
         image.disk_format.as_deref(),
         Some("raw" | "iso" | "ami" | "ari" | "aki")
     )
 }
 
-fn check_formats(image: &Image) -> Result<(), TaskError> {
+pub(super) fn check_formats(image: &Image) -> Result<(), TaskError> {
     let known = is_raw(image) || image.disk_format.as_deref() == Some("qcow2");
     let bare = matches!(
         image.container_format.as_deref(),
@@ -357,8 +371,7 @@ fn check_formats(image: &Image) -> Result<(), TaskError> {
     Err(TaskError::new(IMAGE_UNACCEPTABLE, text))
 }
 
-fn check_size(disk_bytes: u64, run: &Run<CreateVolume>) -> Result<(), TaskError> {
-    let size_gib = run.params.size_gib;
+fn check_size(disk_bytes: u64, size_gib: u32) -> Result<(), TaskError> {
     if disk_bytes <= gib_to_bytes(size_gib) {
         return Ok(());
     }

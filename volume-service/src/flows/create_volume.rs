@@ -10,7 +10,7 @@ use super::create_from_backup::Restore;
 use super::create_from_image::{CloneImage, CopyImage, IMAGE_TOO_BIG, IMAGE_UNACCEPTABLE};
 use super::create_from_snapshot::CloneSnapshot;
 use super::create_from_volume::{CloneSource, LimitDepth, SnapshotSource};
-use super::outcome::{settle, tell};
+use super::outcome::{end_download, tell, warn_if_reset};
 use super::steps::{OUT_OF_SPACE, STORE_RETRY, ensure_image, gib_to_bytes, remove_image};
 use super::{Requester, addressed, chain_lock, snapshot_lock, volume_lock};
 use crate::db::messages::{Action, Detail, Resource};
@@ -162,12 +162,13 @@ impl Task<CreateVolume> for Finish {
         let inherited = inherited(run, tx).await?;
         metadata::merge(tx, Kind::VolumeImage, id, &inherited.image_metadata).await?;
         metadata::merge(tx, Kind::Volume, id, &inherited.metadata).await?;
-        let mut change = Change::volume(id).when(CREATING).status(status::AVAILABLE);
-        change = change.set("launched_at = ?", database::now_us());
+        let mut change = Change::volume(id).set("launched_at = ?", database::now_us());
         if inherited.bootable {
             change = change.set("bootable = ?", true);
         }
-        settle(tx, change).await?;
+        change.apply(tx).await?;
+        let ended = end_download(tx, id, CREATING, status::AVAILABLE).await?;
+        warn_if_reset(&ended);
         release_backup(run, tx).await
     }
 }
@@ -252,8 +253,10 @@ pub(super) async fn remove_volume_image(run: &Run<CreateVolume>) -> Result<(), T
 /// Volume `error` with a message; belongs into `record_revert` of whichever task is first.
 pub(super) async fn failed(run: &Run<CreateVolume>, tx: &mut Tx) -> Result<(), TaskError> {
     let id = run.params.volume_id;
-    let change = Change::volume(id).when(CREATING).status(status::ERROR);
-    if change.apply(tx).await?.is_done() {
+    if end_download(tx, id, CREATING, status::ERROR)
+        .await?
+        .is_done()
+    {
         let action = match run.params.source {
             VolumeSource::Image { .. } => Action::CopyImageToVolume,
             VolumeSource::Backup { .. } => Action::BackupRestore,

@@ -8,7 +8,9 @@ use uuid::Uuid;
 
 use super::outcome::{resting_status, settle, tell};
 use super::steps::{STORE_RETRY, ensure_size, gib_to_bytes, store_failure};
+use super::tell_servers::TellServers;
 use super::{Requester, addressed, volume_lock};
+use crate::compute::Event;
 use crate::db::messages::{Action, Detail, Resource};
 use crate::db::{Change, status};
 use crate::manager::Manager;
@@ -134,7 +136,8 @@ impl Task<ExtendVolume> for Finish {
                 .when(&[status::EXTENDING])
                 .status(resting),
         )
-        .await
+        .await?;
+        TellServers::insert(&run.ctx, tx, &run.flow, id, Event::Extended).await
     }
 }
 

@@ -29,12 +29,16 @@ pub mod extend_volume;
 #[cfg(test)]
 mod fake_images;
 mod image_source;
+pub mod manage_snapshot;
+pub mod manage_volume;
 mod outcome;
+pub mod reimage_volume;
 pub mod restore_backup;
 pub mod revert_volume;
 mod steps;
 #[cfg(test)]
 mod story;
+mod tell_servers;
 #[cfg(test)]
 pub(crate) mod testbed;
 mod transfer;
@@ -52,6 +56,11 @@ pub use delete_backup::{DeleteBackup, DeleteBackupParams};
 pub use delete_snapshot::{DeleteSnapshot, DeleteSnapshotParams};
 pub use delete_volume::{DeleteVolume, DeleteVolumeParams};
 pub use extend_volume::{ExtendVolume, ExtendVolumeParams};
+pub use manage_snapshot::{
+    ManageSnapshot, ManageSnapshotParams, UnmanageSnapshot, UnmanageSnapshotParams,
+};
+pub use manage_volume::{ManageVolume, ManageVolumeParams, UnmanageVolume, UnmanageVolumeParams};
+pub use reimage_volume::{ReimageVolume, ReimageVolumeParams};
 pub use restore_backup::{RestoreBackup, RestoreBackupParams};
 pub use revert_volume::{RevertVolume, RevertVolumeParams};
 pub use upload_volume::{UploadVolume, UploadVolumeParams};
@@ -83,8 +92,14 @@ pub fn register(worker: WorkerBuilder<Manager>) -> WorkerBuilder<Manager> {
         .flow::<ExtendVolume>()
         .flow::<RevertVolume>()
         .flow::<UploadVolume>()
+        .flow::<ReimageVolume>()
+        .flow::<tell_servers::TellServers>()
+        .flow::<ManageVolume>()
+        .flow::<UnmanageVolume>()
         .flow::<CreateSnapshot>()
         .flow::<DeleteSnapshot>()
+        .flow::<ManageSnapshot>()
+        .flow::<UnmanageSnapshot>()
         .flow::<CreateBackup>()
         .flow::<RestoreBackup>()
         .flow::<DeleteBackup>()

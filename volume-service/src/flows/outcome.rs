@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::db::messages::{self, Action, Detail, NewMessage, Resource};
 use crate::db::{Change, Outcome, status, volumes};
+use crate::domain::attachments;
 
 /// Tells the requester of a failure, in the transaction that writes the error status.
 pub(crate) async fn tell(
@@ -30,13 +31,19 @@ pub(crate) async fn tell(
 /// Writes the final status of a successful flow. A row that somebody has reset meanwhile keeps
 /// what it was reset to: the operator's word stands.
 pub(crate) async fn settle(tx: &mut Tx, change: Change) -> Result<(), TaskError> {
-    if let Outcome::WrongState { status } = change.apply(tx).await? {
+    let outcome = change.apply(tx).await?;
+    warn_if_reset(&outcome);
+    Ok(())
+}
+
+/// Logs that a final status was not written.
+pub(crate) fn warn_if_reset(outcome: &Outcome) {
+    if let Outcome::WrongState { status } = outcome {
         tracing::warn!(
             status,
             "the resource was put into another state while its flow ran"
         );
     }
-    Ok(())
 }
 
 /// The status of a volume that nothing is done to: `in-use` while attached, else `available`.
@@ -45,12 +52,35 @@ pub(crate) async fn resting_status(
     volume_id: Uuid,
 ) -> Result<&'static str, TaskError> {
     let volume = volumes::get(&mut *tx, volume_id).await?;
-    let attached = volume.is_some_and(|volume| volume.attach_status == status::ATTACHED);
-    Ok(if attached {
-        status::IN_USE
-    } else {
-        status::AVAILABLE
-    })
+    Ok(volume.map_or(status::AVAILABLE, |volume| {
+        attachments::resting_status(&volume.attach_status)
+    }))
+}
+
+/// Ends the work of bringing data to a volume: from one of `busy` to `to`. A volume that was
+/// reserved meanwhile stays so when the work succeeded.
+pub(crate) async fn end_download(
+    tx: &mut Tx,
+    volume_id: Uuid,
+    busy: &[&'static str],
+    to: &str,
+) -> Result<Outcome, TaskError> {
+    let outcome = Change::volume(volume_id)
+        .when(busy)
+        .status(to)
+        .apply(tx)
+        .await?;
+    if !matches!(outcome, Outcome::WrongState { .. }) {
+        return Ok(outcome);
+    }
+    let mut reserved = Change::volume(volume_id)
+        .when(&[status::RESERVED])
+        .and("previous_status = ?", &[status::DOWNLOADING.into()])
+        .set("previous_status = ?", None::<&str>);
+    if to == status::ERROR {
+        reserved = reserved.status(to);
+    }
+    Ok(reserved.apply(tx).await?)
 }
 
 /// The text of a failure, for `fail_reason` (255 characters).

@@ -23,6 +23,8 @@ use super::{
     CreateBackup, CreateBackupParams, CreateSnapshot, CreateSnapshotParams, CreateVolume,
     CreateVolumeParams, Requester, VolumeSource, volume_queue,
 };
+use crate::Options;
+use crate::compute::Compute;
 use crate::db::{backups, snapshots, status, volumes};
 use crate::images;
 use crate::manager::{Backend, BackupTarget, Manager, snapshot_name, volume_image_name};
@@ -100,7 +102,7 @@ impl<F: Flow<Context = Manager>> Fixture<F> for Case {
     }
 }
 
-struct StaticToken;
+pub(crate) struct StaticToken;
 
 #[async_trait]
 impl TokenSource for StaticToken {
@@ -167,6 +169,7 @@ impl World {
             database: database.clone(),
             host: "host".into(),
             availability_zone: "nova".into(),
+            options: Options::default(),
             backends: [(
                 "memory".to_owned(),
                 Backend::new("memory", store.clone(), "volumes"),
@@ -179,6 +182,7 @@ impl World {
             },
             images: images::Client::new(&images.endpoint, &Tls::default(), Arc::new(StaticToken))
                 .unwrap(),
+            compute: Compute::Absent,
         };
         configure(&mut manager);
         manager.prepare().await.unwrap();

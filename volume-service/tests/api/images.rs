@@ -150,3 +150,123 @@ async fn an_upload_makes_the_record_and_the_flow() {
         .fault(400, "badRequest");
     assert_eq!(world.images.count(), 1, "a refused upload leaves no record");
 }
+
+#[tokio::test]
+async fn volumes_are_reimaged() {
+    let world = World::new().await;
+    let volume = world.volume(1).await;
+    let path = format!("/volumes/{volume}/action");
+    let image = world.images.add(json!({}));
+    let reimage = |reserved: bool| {
+        let arguments = json!({"image_id": image, "reimage_reserved": reserved});
+        world.post(MEMBER, &path, json!({"os-reimage": arguments}))
+    };
+    reimage(false)
+        .version(67)
+        .send()
+        .await
+        .fault(400, "badRequest");
+    for bad in [
+        json!({}),
+        json!({"image_id": "x"}),
+        json!({"image_id": image, "what": 1}),
+    ] {
+        let call = world.post(MEMBER, &path, json!({"os-reimage": bad}));
+        call.send().await.fault(400, "badRequest");
+    }
+    let big = world.images.add(json!({"min_disk": 2}));
+    let call = world.post(MEMBER, &path, json!({"os-reimage": {"image_id": big}}));
+    call.send().await.fault(400, "badRequest");
+    let none = uuid::Uuid::new_v4();
+    let call = world.post(MEMBER, &path, json!({"os-reimage": {"image_id": none}}));
+    call.send().await.fault(404, "itemNotFound");
+    assert_eq!(world.flows().await, []);
+
+    reimage(false).send().await.expect(202);
+    assert_eq!(world.flows().await[0].0, "volume:reimage");
+    let shown = world.get(MEMBER, &format!("/volumes/{volume}"));
+    assert_eq!(
+        shown.send().await.expect(200)["volume"]["status"],
+        "downloading"
+    );
+    reimage(false).send().await.fault(400, "badRequest");
+    world.end_flows().await;
+    world.set("volumes", &volume, "reserved").await;
+    reimage(false).send().await.fault(400, "badRequest");
+    reimage(true).send().await.expect(202);
+    world.set("volumes", &volume, "available").await;
+    let attach =
+        |mountpoint| json!({"os-attach": {"host_name": mountpoint, "mountpoint": mountpoint}});
+    let sql = "UPDATE volumes SET multiattach = 1 WHERE id = ?";
+    let values = database::params![&volume];
+    world.service.database.execute(sql, values).await.unwrap();
+    for host in ["a", "b"] {
+        let call = world.post(MEMBER, &path, attach(host));
+        call.send().await.expect(202);
+    }
+    world.set("volumes", &volume, "error").await;
+    reimage(false).send().await.fault(409, "conflictingRequest");
+}
+
+#[tokio::test]
+async fn an_image_may_stand_for_a_snapshot() {
+    let world = World::new().await;
+    let volume = world.volume(2).await;
+    let snapshot = world.snapshot(&volume).await;
+    world.end_flows().await;
+    let small = world.volume(1).await;
+    let image = |snapshot: &str, size: u32| {
+        let device = json!({
+            "source_type": "snapshot", "boot_index": 0, "snapshot_id": snapshot, "volume_size": size,
+        });
+        let mapping = json!([{"source_type": "blank", "boot_index": 1}, device]).to_string();
+        world
+            .images
+            .add(json!({"size": 0, "block_device_mapping": mapping}))
+    };
+    let reimage = |volume: &str, image: String| {
+        let path = format!("/volumes/{volume}/action");
+        world.post(MEMBER, &path, json!({"os-reimage": {"image_id": image}}))
+    };
+    let unknown = uuid::Uuid::new_v4().to_string();
+    let call = reimage(&volume, image(&unknown, 1));
+    call.send().await.fault(404, "itemNotFound");
+    for size in [1, 2] {
+        let call = reimage(&small, image(&snapshot, size));
+        call.send().await.fault(400, "badRequest");
+    }
+    let call = reimage(&volume, image(&snapshot, 2));
+    call.send().await.expect(202);
+    assert_eq!(world.flows().await[0].0, "volume:reimage");
+
+    let create = |image: String| {
+        let body = json!({"volume": {"imageRef": image, "size": 2}});
+        world.post(MEMBER, "/volumes", body)
+    };
+    let made = create(image(&snapshot, 2)).send().await.expect(202);
+    assert_eq!(made["volume"]["snapshot_id"], snapshot);
+    let made = create(image(&snapshot, 2)).version(45).send().await;
+    assert_eq!(made.expect(202)["volume"]["snapshot_id"], json!(null));
+    let none = create(image(&unknown, 2)).send().await;
+    none.fault(404, "itemNotFound");
+}
+
+#[tokio::test]
+async fn no_extend_waits_for_its_completion() {
+    let world = World::new().await;
+    let volume = world.volume(1).await;
+    let path = format!("/volumes/{volume}/action");
+    let body = json!({"os-extend_volume_completion": {"error": false}});
+    let complete = |token| world.post(token, &path, body.clone());
+    complete(MEMBER).send().await.fault(403, "forbidden");
+    complete(ADMIN)
+        .version(70)
+        .send()
+        .await
+        .fault(400, "badRequest");
+    let text = complete(ADMIN).send().await.fault(400, "badRequest");
+    assert_eq!(text, "Invalid volume: Volume is not being extended.");
+    world.set("volumes", &volume, "extending").await;
+    let text = complete(ADMIN).send().await.fault(400, "badRequest");
+    assert!(text.contains("malformed or missing"), "{text}");
+}

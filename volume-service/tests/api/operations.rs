@@ -75,7 +75,7 @@ async fn services_are_listed_disabled_and_enabled() {
 }
 
 #[tokio::test]
-async fn pools_zones_extensions_filters_attachments() {
+async fn pools_zones_extensions_filters() {
     let world = World::new().await;
     let body = world
         .get(ADMIN, "/scheduler-stats/get_pools?detail=true")
@@ -129,16 +129,6 @@ async fn pools_zones_extensions_filters_attachments() {
         body,
         json!({"resource_filters": [{"resource": "backup", "filters": ["name", "status", "volume_id"]}]})
     );
-    assert_eq!(
-        world.get(MEMBER, "/attachments").send().await.expect(200),
-        json!({"attachments": []})
-    );
-    world
-        .get(MEMBER, "/attachments")
-        .version(26)
-        .send()
-        .await
-        .fault(404, "itemNotFound");
 }
 
 #[tokio::test]

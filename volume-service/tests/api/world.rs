@@ -14,7 +14,10 @@ use rest::identity::{Identity, IdentityError, Named, TokenInfo, TokenSource};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
-use volume_service::db::{self, services};
+use volume_service::compute::Compute;
+use volume_service::connection::Connection;
+use volume_service::db::{self, connections, services};
+use volume_service::inventory::{Managers, StoredImage};
 use volume_service::{Doorbell, Options, VolumeService, images};
 
 use crate::fake_images::FakeImages;
@@ -25,6 +28,8 @@ pub const ADMIN: &str = "admin@aaaa0000";
 pub const MEMBER: &str = "member@aaaa0000";
 pub const READER: &str = "reader@aaaa0000";
 pub const STRANGER: &str = "member@bbbb0000";
+/// What the compute service sends beside the user's token.
+pub const SERVICE: &str = "service@cccc0000";
 pub const POOL: &str = "host@store#volumes";
 
 /// Tokens are `role@project`.
@@ -40,6 +45,7 @@ impl Identity for Roles {
         let implied: &[&str] = match role {
             "admin" => &["admin", "member", "reader"],
             "member" => &["member", "reader"],
+            "service" => &["service", "reader"],
             _ => &["reader"],
         };
         let named = |id: &str| Named {
@@ -83,7 +89,19 @@ impl Doorbell for Rings {
     }
 }
 
+/// What lies in every pool.
+#[derive(Default)]
+pub struct Pool(pub Mutex<Vec<StoredImage>>);
+
+#[async_trait]
+impl Managers for Pool {
+    async fn images(&self, _pool_name: &str) -> volume_service::Result<Vec<StoredImage>> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+}
+
 pub struct World {
+    pub pool: Arc<Pool>,
     pub router: Router,
     pub service: Arc<VolumeService>,
     pub rings: Arc<Rings>,
@@ -185,6 +203,11 @@ impl World {
     }
 
     pub async fn with(options: Options) -> Self {
+        Self::beside(Compute::Absent, options).await
+    }
+
+    /// In a cloud with this compute service.
+    pub async fn beside(compute: Compute, options: Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("test.sqlite").display());
         let database = Database::open(&url).await.unwrap();
@@ -193,10 +216,15 @@ impl World {
         let url = fake_images.serve().await;
         let images = images::Client::new(&url, &Tls::default(), Arc::new(ServiceToken)).unwrap();
         let rings = Arc::new(Rings::default());
-        let service = Arc::new(VolumeService::new(database, options, images, rings.clone()));
+        let mut service = VolumeService::new(database, options, images, rings.clone());
+        service.compute = compute;
+        let pool = Arc::new(Pool::default());
+        service.managers = pool.clone();
+        let service = Arc::new(service);
         service.bootstrap().await.unwrap();
         let router = volume_service::api::router(service.clone(), Arc::new(Roles));
         let world = World {
+            pool,
             router,
             service,
             rings,
@@ -234,6 +262,13 @@ impl World {
             backend_state: "up".into(),
         };
         services::report_pool(&mut tx, pool, &capabilities)
+            .await
+            .unwrap();
+        let connection = Connection::Nbd {
+            socket: Some("/run/nbd.sock".into()),
+            address: None,
+        };
+        connections::report(&mut tx, pool, &connection)
             .await
             .unwrap();
         tx.commit().await.unwrap();

@@ -1,7 +1,9 @@
 //! Bodies of answers, as typed structs that consult the microversion. A field that a version
 //! does not have is left out; one that has no value is null.
 
+pub(super) mod attachments;
 pub(super) mod backups;
+pub(super) mod manageable;
 pub(super) mod messages;
 pub(super) mod quotas;
 pub(super) mod snapshots;

@@ -7,7 +7,9 @@ use uuid::Uuid;
 
 use super::super::call::{Call, Link};
 use super::{NextPage, Rows, Summary, time, time_or_null};
+use crate::db::attachments::Attachment;
 use crate::db::metadata::Metadata;
+use crate::db::status;
 use crate::db::volumes::Volume;
 use crate::domain::volumes::VolumeDetails;
 
@@ -49,7 +51,7 @@ pub(in crate::api) struct VolumeView {
     replication_status: Option<String>,
     consistencygroup_id: Option<Uuid>,
     multiattach: bool,
-    attachments: [(); 0],
+    attachments: Vec<AttachedView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     migration_status: Option<Option<String>>,
     #[serde(
@@ -97,10 +99,14 @@ impl VolumeView {
             volume,
             type_name,
             metadata,
+            attachments,
             ..
         } = details;
         let admin = call.context.is_admin;
-        let metadata = with_admin_metadata(&volume, metadata);
+        let metadata = with_admin_metadata(&volume, metadata, &attachments);
+        let attached = attachments
+            .into_iter()
+            .filter(|one| one.attach_status == status::ATTACHED);
         // No back-end shares targets between volumes; before 3.69 "unknown" was told as true.
         let shared_targets = Some(false);
         VolumeView {
@@ -123,7 +129,7 @@ impl VolumeView {
             replication_status: volume.replication_status,
             consistencygroup_id: None,
             multiattach: volume.multiattach,
-            attachments: [],
+            attachments: attached.map(|one| AttachedView::new(call, one)).collect(),
             migration_status: admin.then_some(volume.migration_status),
             host: None,
             tenant_id: None,
@@ -164,6 +170,34 @@ impl VolumeView {
     }
 }
 
+/// One entry of a volume's `attachments`.
+#[derive(Debug, Serialize)]
+struct AttachedView {
+    id: Uuid,
+    attachment_id: Uuid,
+    volume_id: Uuid,
+    server_id: Option<Uuid>,
+    /// For admins and services.
+    host_name: Option<String>,
+    device: Option<String>,
+    attached_at: Option<String>,
+}
+
+impl AttachedView {
+    fn new(call: &Call, attachment: Attachment) -> Self {
+        let trusted = call.context.is_admin || !call.context.service_roles.is_empty();
+        AttachedView {
+            id: attachment.volume_id,
+            attachment_id: attachment.id,
+            volume_id: attachment.volume_id,
+            server_id: attachment.instance_id,
+            host_name: attachment.attached_host.filter(|_| trusted),
+            device: attachment.mountpoint,
+            attached_at: time_or_null(attachment.attached_at),
+        }
+    }
+}
+
 /// What a summary list shows of a volume.
 pub(in crate::api) fn summary(call: &Call, volume: Volume) -> Summary {
     Summary {
@@ -183,8 +217,18 @@ fn shown_status(status: &str) -> &str {
     }
 }
 
-/// The user's metadata with `readonly`, once somebody has set it.
-fn with_admin_metadata(volume: &Volume, mut metadata: Metadata) -> Metadata {
+/// The user's metadata with `readonly`, once somebody has set it, and `attached_mode` while the
+/// volume is attached by `os-attach`.
+fn with_admin_metadata(
+    volume: &Volume,
+    mut metadata: Metadata,
+    attachments: &[Attachment],
+) -> Metadata {
+    let by_action =
+        |one: &&Attachment| one.attach_status == status::ATTACHED && one.connector.is_none();
+    if let Some(attached) = attachments.iter().rfind(by_action) {
+        metadata.insert("attached_mode".to_owned(), attached.attach_mode.clone());
+    }
     if let Some(readonly) = volume.readonly {
         metadata.insert(
             "readonly".to_owned(),
