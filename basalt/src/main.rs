@@ -87,6 +87,9 @@ enum Command {
     /// Look at the policy rules that this configuration makes.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Look after the image service.
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Print every option with its default, as a configuration file.
     Options,
 }
@@ -137,6 +140,24 @@ enum PolicyCommand {
 enum DbCommand {
     /// Where the database is, its schema and what it holds.
     Status,
+}
+
+#[derive(Subcommand)]
+enum ImageCommand {
+    /// Metadata definitions.
+    #[command(subcommand)]
+    Metadefs(MetadefsCommand),
+}
+
+#[derive(Subcommand)]
+enum MetadefsCommand {
+    /// Load every *.json file of a folder (the format of Glance's etc/metadefs).
+    Load {
+        folder: PathBuf,
+        /// Replace namespaces that exist already; without it they stay as they are.
+        #[arg(long)]
+        replace: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -190,7 +211,7 @@ fn run(cli: Cli) -> Result<()> {
 
 /// Runs an operator's command.
 async fn operate(command: Command, data_dir: &std::path::Path, settings: &Settings) -> Result<()> {
-    use commands::{db, flows, open_database, store};
+    use commands::{db, flows, metadefs, open_database, store};
     match command {
         Command::Serve { .. } | Command::Policy(_) | Command::Options => Ok(()),
         Command::Flows {
@@ -212,6 +233,10 @@ async fn operate(command: Command, data_dir: &std::path::Path, settings: &Settin
         }
         Command::Store(StoreCommand::Check) => store::check(data_dir).await,
         Command::Store(StoreCommand::Du { json }) => store::du(data_dir, json).await,
+        Command::Image(ImageCommand::Metadefs(MetadefsCommand::Load { folder, replace })) => {
+            let database = open_database(data_dir, settings).await?;
+            metadefs::load(&database, &folder, replace).await
+        }
         Command::Db(DbCommand::Status) => {
             let database = open_database(data_dir, settings).await?;
             db::status(&database, data_dir, settings).await

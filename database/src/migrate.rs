@@ -27,6 +27,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     3 "0003_image_service",
     4 "0004_volume_extend",
     6 "0006_attachments",
+    9 "0009_metadefs",
 ];
 
 const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

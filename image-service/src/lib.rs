@@ -30,6 +30,7 @@ mod flows;
 mod format_check;
 mod image;
 mod location;
+mod metadef;
 mod options;
 pub mod policy;
 mod uploads;
@@ -38,6 +39,7 @@ mod views;
 pub use error::{Error, Result};
 pub use flows::delete::DeleteImage;
 pub use flows::upload::UploadImage;
+pub use metadef::load::{Loaded, load_folder as load_metadefs};
 pub use options::Options;
 
 use uploads::Uploads;
@@ -65,6 +67,7 @@ impl ImageService {
         mut options: Options,
     ) -> Result<Arc<Self>> {
         store.ensure_pool(&options.rbd_store_pool).await?;
+        metadef::load::standard_set(&database).await?;
         options.rbd_store_chunk_size = options
             .rbd_store_chunk_size
             .clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);

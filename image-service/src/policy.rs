@@ -8,6 +8,7 @@ const DIALECT: Dialect = Dialect {
         ("default", ""),
         ("context_is_admin", "role:admin"),
         ("service_api", "role:service or role:admin"),
+        ("metadef_admin", "rule:context_is_admin"),
     ],
     check,
     deprecated,
@@ -61,6 +62,14 @@ pub fn default_policy() -> Policy {
     Policy::new(DIALECT, RULES)
 }
 
+/// Who sees a namespace of metadata definitions.
+const NAMESPACE_READER: Persona = Persona::Check(
+    "rule:context_is_admin or (role:reader and \
+     (project_id:%(project_id)s or 'public':%(visibility)s))",
+);
+/// Who changes metadata definitions.
+const METADEF_ADMIN: Persona = Persona::Check("rule:metadef_admin");
+
 /// Every rule that a handler asks for.
 const RULES: &[(&str, Persona)] = &[
     ("add_image", Persona::Member),
@@ -80,4 +89,30 @@ const RULES: &[(&str, Persona)] = &[
     ("modify_member", Persona::VisibleMember),
     ("fetch_image_location", Persona::Service),
     ("stores_info_detail", Persona::ServiceOrAdmin),
+    ("get_metadef_namespaces", Persona::Reader),
+    ("get_metadef_namespace", NAMESPACE_READER),
+    ("add_metadef_namespace", METADEF_ADMIN),
+    ("modify_metadef_namespace", METADEF_ADMIN),
+    ("delete_metadef_namespace", METADEF_ADMIN),
+    ("get_metadef_objects", NAMESPACE_READER),
+    ("get_metadef_object", NAMESPACE_READER),
+    ("add_metadef_object", METADEF_ADMIN),
+    ("modify_metadef_object", METADEF_ADMIN),
+    ("delete_metadef_object", METADEF_ADMIN),
+    ("get_metadef_properties", NAMESPACE_READER),
+    ("get_metadef_property", NAMESPACE_READER),
+    ("add_metadef_property", METADEF_ADMIN),
+    ("modify_metadef_property", METADEF_ADMIN),
+    ("remove_metadef_property", METADEF_ADMIN),
+    ("get_metadef_tags", NAMESPACE_READER),
+    ("get_metadef_tag", NAMESPACE_READER),
+    ("add_metadef_tag", METADEF_ADMIN),
+    ("add_metadef_tags", METADEF_ADMIN),
+    ("modify_metadef_tag", METADEF_ADMIN),
+    ("delete_metadef_tag", METADEF_ADMIN),
+    ("delete_metadef_tags", METADEF_ADMIN),
+    ("list_metadef_resource_types", NAMESPACE_READER),
+    ("get_metadef_resource_type", NAMESPACE_READER),
+    ("add_metadef_resource_type_association", METADEF_ADMIN),
+    ("remove_metadef_resource_type_association", METADEF_ADMIN),
 ];

@@ -4,6 +4,7 @@
 
 pub mod db;
 pub mod flows;
+pub mod metadefs;
 pub mod options;
 pub mod policy;
 pub mod store;

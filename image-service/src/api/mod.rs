@@ -15,6 +15,8 @@ mod info;
 mod json_patch;
 mod locations;
 mod members;
+mod metadef_schemas;
+mod metadefs;
 mod schemas;
 mod tags;
 mod versions;
@@ -84,6 +86,8 @@ fn v2_routes() -> Router<Arc<ImageService>> {
         )
         .route("/images/{id}/locations", get(locations::list))
         .route("/schemas/{name}", get(schemas::show))
+        .route("/schemas/metadefs/{name}", get(metadef_schemas::show))
+        .nest("/metadefs", metadefs::routes())
         .route("/info/import", get(info::import))
         .route("/info/stores", get(info::stores))
         .route("/info/stores/detail", get(info::stores_detail))

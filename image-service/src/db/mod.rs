@@ -4,5 +4,7 @@ pub mod images;
 pub mod list;
 pub mod locations;
 pub mod members;
+pub mod metadef_items;
+pub mod metadefs;
 pub mod properties;
 pub mod usage;

@@ -5,6 +5,7 @@
 mod data;
 mod images;
 mod list;
+mod metadefs;
 mod patch;
 mod sharing;
 mod support;
