@@ -32,12 +32,21 @@ pub fn detect(head: &[u8]) -> Detected {
     };
     Detected {
         format,
-        conflict: marks.next(),
+        conflict: marks.next().or_else(|| partitions_beside(format, head)),
     }
 }
 
-/// Every container format whose mark is present. Partition tables do not count: a bootable ISO
-/// has one, too.
+/// A partition table in a container's header makes it a disk of its own as well. A bootable ISO
+/// has one by design; a LUKS header holds random bytes where the table's mark would be.
+fn partitions_beside(format: Format, head: &[u8]) -> Option<Format> {
+    let allowed = matches!(format, Format::Iso | Format::Luks);
+    match raw_kind(head) {
+        kind @ (Format::Gpt | Format::Mbr) if !allowed => Some(kind),
+        _ => None,
+    }
+}
+
+/// Every container format whose mark is present.
 fn container_marks(head: &[u8]) -> Vec<Format> {
     let mut marks = Vec::new();
     match (head.get(..4), be_u32(head, 4)) {
@@ -182,6 +191,18 @@ mod tests {
                 conflict: Some(Format::Iso)
             }
         );
+    }
+
+    #[test]
+    fn a_partition_table_in_a_header_is_a_conflict_but_not_in_an_iso() {
+        let table: [(usize, &[u8]); 2] = [(510, &[0x55, 0xaa]), (512, b"EFI PART")];
+        let with = |offset: usize, mark: &'static [u8]| {
+            detect(&head(&[(offset, mark), table[0], table[1]])).conflict
+        };
+        assert_eq!(with(0, b"QFI\xfb\0\0\0\x03"), Some(Format::Gpt));
+        assert_eq!(with(0, b"KDMV"), Some(Format::Gpt));
+        assert_eq!(with(0x8001, b"CD001"), None);
+        assert_eq!(with(0, b"LUKS\xba\xbe\0\x01"), None);
     }
 
     #[test]

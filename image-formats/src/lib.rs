@@ -1,9 +1,11 @@
-//! Disk image formats: what a file really is, and reading and writing qcow2 as a stream.
+//! Disk image formats: what a file really is, reading disks out of raw, qcow2, VMDK, VHD, VHDX and
+//! VDI files as a stream, and writing qcow2.
 //!
 //! **Promises.** No input makes this crate panic, hang or use memory in proportion to what the
 //! input claims. [`Inspector`] keeps at most about 1.2 MiB of an upload of any size.
 //! [`Qcow2Reader`] holds one page of the L1 table, one L2 table (at most 2 MiB) and one piece of
-//! data (at most 4 MiB, and the source bytes it came from). It opens nothing but the source it was
+//! data (at most 4 MiB, and the source bytes it came from); [`DiskReader`] is within that for every
+//! format. It opens nothing but the source it was
 //! given: an image that names a backing file or a data file is refused, and so is one with features
 //! it does not know. It never yields anything behind the virtual size. How large a virtual size
 //! is acceptable is the caller's decision: a small file may legally describe a huge disk.
@@ -20,6 +22,7 @@
 //! which a sequential read needs nothing.
 
 mod detect;
+mod disk;
 mod endian;
 mod error;
 mod format;
@@ -28,6 +31,7 @@ mod qcow2;
 mod source;
 
 pub use detect::{DETECT_BYTES, Detected, detect};
+pub use disk::DiskReader;
 pub use error::{Error, Result};
 pub use format::Format;
 pub use inspect::{Inspection, Inspector, Unsafe};

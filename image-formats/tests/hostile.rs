@@ -7,25 +7,39 @@ mod support;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use image_formats::{ByteSource, Inspector, MAX_PIECE_BYTES, Qcow2Reader};
+use image_formats::{ByteSource, DiskReader, Format, Inspector, MAX_PIECE_BYTES};
 use proptest::prelude::*;
 use support::{Images, mixed_disk};
 
 /// Small images of several kinds.
-fn originals() -> &'static [Vec<u8>] {
-    static IMAGES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+fn originals() -> &'static [(Format, Vec<u8>)] {
+    static IMAGES: OnceLock<Vec<(Format, Vec<u8>)>> = OnceLock::new();
     IMAGES.get_or_init(|| {
         let images = Images::new();
         let raw = images.write("disk.raw", &mixed_disk(5 << 20));
-        let kinds: &[&[&str]] = &[
-            &["-o", "cluster_size=512"],
-            &["-c"],
-            &["-o", "compression_type=zstd,cluster_size=4k", "-c"],
-            &["-o", "extended_l2=on,cluster_size=16k"],
+        let kinds: &[(Format, &str, &[&str])] = &[
+            (Format::Qcow2, "qcow2", &["-o", "cluster_size=512"]),
+            (Format::Qcow2, "qcow2", &["-c"]),
+            (
+                Format::Qcow2,
+                "qcow2",
+                &["-o", "compression_type=zstd,cluster_size=4k", "-c"],
+            ),
+            (
+                Format::Qcow2,
+                "qcow2",
+                &["-o", "extended_l2=on,cluster_size=16k"],
+            ),
+            (Format::Vmdk, "vmdk", &[]),
+            (Format::Vmdk, "vmdk", &["-o", "subformat=streamOptimized"]),
+            (Format::Vhd, "vpc", &[]),
+            (Format::Vhdx, "vhdx", &["-o", "block_size=1M"]),
+            (Format::Vdi, "vdi", &[]),
         ];
+        let read = |path| std::fs::read(path).unwrap();
         kinds
             .iter()
-            .map(|kind| std::fs::read(images.qcow2(&raw, "disk.qcow2", kind)).unwrap())
+            .map(|(format, name, more)| (*format, read(images.converted(&raw, name, more))))
             .collect()
     })
 }
@@ -46,7 +60,7 @@ impl ByteSource for Bounded {
 }
 
 /// Reads until the end, an error, or 64 extents: a mutated size may be legal and huge.
-fn read(image: Vec<u8>) {
+fn read(format: Format, image: Vec<u8>) {
     let mut inspector = Inspector::new();
     image.chunks(7777).for_each(|chunk| inspector.feed(chunk));
     let _ = inspector.finish();
@@ -54,7 +68,7 @@ fn read(image: Vec<u8>) {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let Ok(mut reader) = Qcow2Reader::open(Bounded(image.into())).await else {
+        let Ok(mut reader) = DiskReader::open(Bounded(image.into()), format).await else {
             return;
         };
         for _ in 0..64 {
@@ -81,8 +95,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
-    fn mutated_images(which in 0..4_usize, mutations in proptest::collection::vec(mutation(), 1..6), cut in any::<Option<u16>>()) {
-        let mut image = originals()[which].clone();
+    fn mutated_images(which in 0..9_usize, mutations in proptest::collection::vec(mutation(), 1..6), cut in any::<Option<u16>>()) {
+        let (format, mut image) = originals()[which].clone();
         for (place, value) in mutations {
             let start = place % (image.len() - 8);
             image[start..start + value.len()].copy_from_slice(&value);
@@ -91,7 +105,7 @@ proptest! {
             let length = image.len() * usize::from(cut) / 65536;
             image.truncate(length);
         }
-        read(image);
+        read(format, image);
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct Options {
     pub show_multiple_locations: bool,
     /// Whether data that is not in the declared format is refused.
     pub require_image_format_match: bool,
+    /// Safety checks of a GPT that only warn: `mbr`, `gptmbr`.
+    pub gpt_safety_checks_nonfatal: Vec<String>,
     pub container_formats: Vec<String>,
     pub disk_formats: Vec<String>,
     /// Pool of the store that keeps images.
@@ -56,6 +58,7 @@ impl Default for Options {
             show_image_direct_url: false,
             show_multiple_locations: false,
             require_image_format_match: true,
+            gpt_safety_checks_nonfatal: Vec::new(),
             container_formats: words("ami ari aki bare ovf ova docker compressed"),
             disk_formats: words("ami ari aki vhd vhdx vmdk raw qcow2 vdi iso ploop"),
             rbd_store_pool: "images".to_owned(),

@@ -126,6 +126,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("image_format", "container_formats", List, "ami,ari,aki,bare,ovf,ova,docker,compressed", "Container formats that images may have."),
     option("image_format", "disk_formats", List, "ami,ari,aki,vhd,vhdx,vmdk,raw,qcow2,vdi,iso,ploop", "Disk formats that images may have."),
     option("image_format", "require_image_format_match", Boolean, "true", "Refuse data that is not in the declared format."),
+    option("image_format", "gpt_safety_checks_nonfatal", List, "", "Safety checks of GUID partition tables that only warn: mbr, gptmbr."),
     option("glance_store", "rbd_store_pool", Text, "images", "Pool of the store that keeps images."),
     option("glance_store", "rbd_store_chunk_size", Integer(1, 64), "4", "MiB that an upload writes, and a download reads, at a time."),
     option("dev_identity", "bind_host", Text, "127.0.0.1", "Address of the dev identity."),

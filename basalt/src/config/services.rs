@@ -173,6 +173,7 @@ pub fn image_options(config: &Config) -> Result<image_service::Options, ConfigEr
         show_image_direct_url: config.boolean("image_api", "show_image_direct_url")?,
         show_multiple_locations: config.boolean("image_api", "show_multiple_locations")?,
         require_image_format_match: config.boolean("image_format", "require_image_format_match")?,
+        gpt_safety_checks_nonfatal: config.list("image_format", "gpt_safety_checks_nonfatal")?,
         container_formats: config.list("image_format", "container_formats")?,
         disk_formats: config.list("image_format", "disk_formats")?,
         rbd_store_pool: required(config, "glance_store", "rbd_store_pool")?,

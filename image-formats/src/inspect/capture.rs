@@ -61,7 +61,7 @@ impl Capture {
 }
 
 /// How many last bytes are kept: marker, footer and end marker of a streamOptimized VMDK.
-const TAIL_BYTES: usize = 3 * 512;
+pub(crate) const TAIL_BYTES: usize = 3 * 512;
 
 /// The end of the stream.
 #[derive(Debug, Default)]

@@ -1,13 +1,14 @@
 //! Finding out what an upload is while it streams by.
 
-mod capture;
+pub(crate) mod capture;
+mod gpt;
 mod vhd;
-mod vhdx;
-mod vmdk;
+pub(crate) mod vhdx;
+pub(crate) mod vmdk;
 
 use serde::{Deserialize, Serialize};
 
-use crate::endian::{le_u16, le_u32, le_u64};
+use crate::endian::{be_u16, le_u16, le_u32, le_u64};
 use crate::qcow2::Header;
 use crate::{DETECT_BYTES, Format, detect};
 use capture::{Capture, Tail};
@@ -140,9 +141,9 @@ impl Inspector {
     fn judge(&self, format: Format) -> (Option<u64>, Result<(), Unsafe>) {
         let head = self.head.data();
         match format {
-            Format::Raw | Format::Gpt | Format::Mbr | Format::Luks => {
-                (Some(self.size_bytes), Ok(()))
-            }
+            Format::Raw | Format::Mbr => (Some(self.size_bytes), Ok(())),
+            Format::Gpt => (Some(self.size_bytes), gpt::check(head)),
+            Format::Luks => (Some(self.size_bytes), check_luks(head)),
             Format::Qcow2 => judge_qcow2(head, self.size_bytes),
             Format::Qcow | Format::Qed => (
                 None,
@@ -171,6 +172,16 @@ fn judge_qcow2(head: &[u8], size_bytes: u64) -> (Option<u64>, Result<(), Unsafe>
             (Some(header.virtual_size_bytes), checked)
         }
         Err(error) => (None, Err(refuse(error))),
+    }
+}
+
+fn check_luks(head: &[u8]) -> Result<(), Unsafe> {
+    match be_u16(head, 6) {
+        Some(1 | 2) => Ok(()),
+        Some(version) => Err(Unsafe::because(format!(
+            "LUKS version {version} is not known"
+        ))),
+        None => Err(Unsafe::because("the LUKS header is cut")),
     }
 }
 

@@ -7,11 +7,13 @@ const SECTOR: usize = 512;
 /// QEMU's own limit.
 const MAX_DESCRIPTOR_BYTES: usize = (1 << 20) - 1;
 const DIRECTORY_AT_END: u64 = u64::MAX;
+const MARKER_END_OF_STREAM: u32 = 0;
+const MARKER_FOOTER: u32 = 3;
 /// The kinds that keep everything in one file; the image service's default list.
 const ALLOWED_TYPES: [&str; 2] = ["monolithicsparse", "streamoptimized"];
 
 /// How many first bytes are needed: header and descriptor.
-pub(super) fn head_bytes(head: &[u8]) -> usize {
+pub(crate) fn head_bytes(head: &[u8]) -> usize {
     SECTOR + descriptor_bytes(head)
 }
 
@@ -22,7 +24,7 @@ fn descriptor_bytes(header: &[u8]) -> usize {
         .min(MAX_DESCRIPTOR_BYTES)
 }
 
-pub(super) fn judge(head: &[u8], tail: &[u8]) -> (Option<u64>, Result<(), Unsafe>) {
+pub(crate) fn judge(head: &[u8], tail: &[u8]) -> (Option<u64>, Result<(), Unsafe>) {
     let size_bytes = le_u64(head, 12).and_then(|sectors| sectors.checked_mul(SECTOR as u64));
     match check(head, tail) {
         Ok(()) => (size_bytes, Ok(())),
@@ -62,6 +64,22 @@ fn check_footer(head: &[u8], tail: &[u8]) -> Result<(), Unsafe> {
         return Err(Unsafe::because(
             "the VMDK footer is missing or contradicts the header",
         ));
+    }
+    if le_u64(footer, 56) == Some(DIRECTORY_AT_END) {
+        return Err(Unsafe::because("the VMDK footer names another footer"));
+    }
+    // A reader goes by these markers, so they must say what this check took for granted.
+    let is_marker = |marker: &[u8], kind: u32| {
+        let (size, found) = (le_u32(marker, 8), le_u32(marker, 12));
+        let rest = marker.get(16..SECTOR).unwrap_or_default();
+        (size, found) == (Some(0), Some(kind)) && rest.iter().all(|byte| *byte == 0)
+    };
+    let end = tail.get(2 * SECTOR..).unwrap_or_default();
+    if !is_marker(tail, MARKER_FOOTER)
+        || !is_marker(end, MARKER_END_OF_STREAM)
+        || le_u64(end, 0) != Some(0)
+    {
+        return Err(Unsafe::because("the VMDK footer has broken markers"));
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use futures_util::StreamExt;
-use image_formats::{ByteSource, DiskExtent, MAX_PIECE_BYTES, Qcow2Reader, Result};
+use image_formats::{ByteSource, DiskExtent, DiskReader, Format, MAX_PIECE_BYTES, Result};
 
 /// Runs qemu-img and gives what it printed.
 pub fn qemu_img(arguments: &[&str]) -> String {
@@ -75,6 +75,16 @@ impl Images {
         path
     }
 
+    /// Converts a raw file into another format, with the given further arguments.
+    pub fn converted(&self, raw: &Path, format: &str, arguments: &[&str]) -> PathBuf {
+        let path = self.path(&format!("disk.{format}"));
+        let mut all = vec!["convert", "-f", "raw", "-O", format];
+        all.extend_from_slice(arguments);
+        all.extend_from_slice(&[raw.to_str().unwrap(), path.to_str().unwrap()]);
+        qemu_img(&all);
+        path
+    }
+
     /// Converts a raw file into qcow2 with the given further arguments.
     pub fn qcow2(&self, raw: &Path, name: &str, arguments: &[&str]) -> PathBuf {
         let path = self.path(name);
@@ -99,9 +109,14 @@ impl Images {
     }
 }
 
-/// Reads the whole virtual disk and checks the promises on extents.
+/// Reads the whole virtual disk of a qcow2 image and checks the promises on extents.
 pub async fn read_disk(source: impl ByteSource) -> Result<Vec<u8>> {
-    let reader = Qcow2Reader::open(source).await?;
+    read_disk_of(source, Format::Qcow2).await
+}
+
+/// The same for a file of any format.
+pub async fn read_disk_of(source: impl ByteSource, format: Format) -> Result<Vec<u8>> {
+    let reader = DiskReader::open(source, format).await?;
     let size = reader.virtual_size_bytes();
     let mut disk = Vec::new();
     let mut extents = std::pin::pin!(reader.into_stream());

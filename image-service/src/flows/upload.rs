@@ -104,8 +104,7 @@ impl Task<UploadImage> for ReceiveData {
         };
         let size_bytes = received.inspection.size_bytes;
         let virtual_size_bytes = if run.params.container_format == "bare" {
-            let must_match = service.options.require_image_format_match;
-            format_check::check(&run.params.disk_format, &received.inspection, must_match)
+            format_check::check(&run.params.disk_format, &received.inspection, &service.options)
                 .map_err(|why| TaskError::new(class::FORMAT_MISMATCH, why))?
         } else {
             None
