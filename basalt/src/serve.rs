@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use amqp::{Bus, InProcess};
 use axum::Router;
 use database::Database;
 use rest::identity::dev::{self, DevIdentity};
@@ -95,6 +96,7 @@ struct Node {
     store: Arc<dyn ImageStore>,
     identity: Arc<dyn Identity>,
     tokens: Arc<dyn TokenSource>,
+    bus: Arc<dyn Bus>,
 }
 
 /// Serves until a signal; `Ok` when everything was ended or handed over.
@@ -124,6 +126,7 @@ pub async fn serve(
         store,
         identity,
         tokens,
+        bus: Arc::new(InProcess::new()),
     };
 
     let outcome = run(&node, sockets, dev, &data_dir, &stop).await;

@@ -44,6 +44,22 @@ pub enum Error {
 }
 
 impl Error {
+    /// The name of the failure for callers over the bus, as Glance names its exceptions.
+    pub(crate) fn class(&self) -> &'static str {
+        match self {
+            Error::BadRequest(_) | Error::UnsupportedPatch | Error::UnsupportedMediaType(_) => {
+                "Invalid"
+            }
+            Error::Forbidden(_) => "Forbidden",
+            Error::NotFound(_) | Error::Gone(_) => "NotFound",
+            Error::Conflict(_) => "Conflict",
+            Error::TooLarge(_) => "LimitExceeded",
+            Error::RangeNotSatisfiable { .. } => "InvalidRange",
+            Error::Unavailable(_) => "ServiceUnavailable",
+            Error::Internal(_) => "GlanceException",
+        }
+    }
+
     pub(crate) fn no_image(id: impl std::fmt::Display) -> Self {
         Error::NotFound(format!("No image found with ID {id}"))
     }

@@ -37,8 +37,10 @@ pub fn check(declared: &str, found: &Inspection, options: &Options) -> Result<Op
             tracing::warn!(%why, "a GPT is not as it should be");
         }
         Err(why) => {
-            let unsafe_content =
-                format!("Image content failed the safety checks for {}: {why}", found.format);
+            let unsafe_content = format!(
+                "Image content failed the safety checks for {}: {why}",
+                found.format
+            );
             return if matches {
                 Err(unsafe_content)
             } else {

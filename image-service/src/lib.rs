@@ -24,7 +24,9 @@ use taskflow::{Doorbell, Worker};
 use uuid::Uuid;
 
 mod api;
+mod cache;
 mod db;
+mod disk_snapshots;
 mod error;
 mod flows;
 mod format_check;
@@ -33,15 +35,21 @@ mod location;
 mod metadef;
 mod options;
 pub mod policy;
+mod quota;
 mod uploads;
 mod views;
 
+pub use disk_snapshots::{DiskSnapshotRpc, RPC_TOPIC};
 pub use error::{Error, Result};
+pub use flows::cache_image::CacheImage;
 pub use flows::delete::DeleteImage;
+pub use flows::snapshot_disk::SnapshotDiskToImage;
 pub use flows::upload::UploadImage;
 pub use metadef::load::{Loaded, load_folder as load_metadefs};
 pub use options::Options;
+pub use quota::Limits;
 
+use cache::ImageCache;
 use uploads::Uploads;
 
 /// Bounds of `rbd_store_chunk_size`: a transfer holds up to three chunks.
@@ -57,6 +65,8 @@ pub struct ImageService {
     pub policy: Policy,
     pub(crate) doorbell: Doorbell,
     pub(crate) uploads: Uploads,
+    /// Copies of images on this node, if there shall be some.
+    pub(crate) cache: Option<ImageCache>,
 }
 
 impl ImageService {
@@ -71,6 +81,7 @@ impl ImageService {
         options.rbd_store_chunk_size = options
             .rbd_store_chunk_size
             .clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+        let cache = open_cache(&options)?;
         Ok(Arc::new(ImageService {
             database,
             store,
@@ -78,6 +89,7 @@ impl ImageService {
             policy: policy::default_policy(),
             doorbell: Doorbell::new(),
             uploads: Uploads::default(),
+            cache,
         }))
     }
 
@@ -94,13 +106,16 @@ impl ImageService {
             Worker::builder(self.database.clone(), self.clone(), owner, [queue])
                 .flow::<UploadImage>()
                 .flow::<DeleteImage>()
+                .flow::<SnapshotDiskToImage>()
+                .flow::<CacheImage>()
                 .doorbell(self.doorbell.clone())
         };
         let uploads = worker(format!("image-upload:{host}"), self.upload_queue())
             .concurrency(self.options.max_concurrent_uploads)
             .listener(Arc::new(self.uploads.clone()));
         let store = worker(format!("image-store:{host}"), self.store_queue()).concurrency(8);
-        vec![uploads.build(), store.build()]
+        let cache = worker(format!("image-cache:{host}"), self.cache_queue()).concurrency(1);
+        vec![uploads.build(), store.build(), cache.build()]
     }
 
     /// Only the process that has the request can store its data.
@@ -113,6 +128,11 @@ impl ImageService {
         format!("image-store:{}", self.store.fsid())
     }
 
+    /// Only the process whose cache it is about.
+    pub(crate) fn cache_queue(&self) -> String {
+        format!("image-cache:{}", self.options.host)
+    }
+
     pub(crate) fn store_image(&self, id: Uuid) -> ImageSpec {
         ImageSpec::new(&self.options.rbd_store_pool, id.to_string())
     }
@@ -120,4 +140,14 @@ impl ImageService {
     pub(crate) fn store_snapshot(&self, id: Uuid) -> SnapshotSpec {
         self.store_image(id).at(image::STORE_SNAPSHOT)
     }
+}
+
+fn open_cache(options: &Options) -> Result<Option<ImageCache>> {
+    let Some(folder) = &options.image_cache_dir else {
+        return Ok(None);
+    };
+    let cache = ImageCache::open(folder, options.image_cache_max_size);
+    let failed =
+        |error| Error::BadRequest(format!("image_cache_dir {}: {error}", folder.display()));
+    cache.map(Some).map_err(failed)
 }

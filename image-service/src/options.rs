@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::quota::Limits;
+
 /// Options of the image service. Field names are Glance's option names.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -19,6 +21,12 @@ pub struct Options {
     pub image_member_quota: Option<u64>,
     /// Bytes of image data that one project may keep; 0: any amount.
     pub user_storage_quota: u64,
+    /// What every project may use.
+    pub limits: Limits,
+    /// Folder of this node's copies of images; `None`: there is no cache.
+    pub image_cache_dir: Option<PathBuf>,
+    /// Most bytes of the cache.
+    pub image_cache_max_size: u64,
     /// Page size of lists where the request names none.
     pub limit_param_default: u32,
     /// Largest page size of lists.
@@ -53,6 +61,9 @@ impl Default for Options {
             image_tag_quota: Some(128),
             image_member_quota: Some(128),
             user_storage_quota: 0,
+            limits: Limits::default(),
+            image_cache_dir: None,
+            image_cache_max_size: 10 << 30,
             limit_param_default: 25,
             api_limit_max: 1000,
             show_image_direct_url: false,

@@ -6,6 +6,7 @@ use rest::time::format_seconds_z as timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::cache::CachedImage;
 use crate::image::{Image, Location, Member};
 
 /// An image. Custom properties stand beside the attributes.
@@ -141,6 +142,28 @@ pub struct VersionView {
 pub struct LinkView {
     pub rel: &'static str,
     pub href: String,
+}
+
+/// A copy in the image cache; times are seconds since the epoch.
+#[derive(Debug, Serialize)]
+pub struct CachedImageView {
+    pub image_id: Uuid,
+    pub hits: u64,
+    pub last_accessed: f64,
+    pub last_modified: f64,
+    pub size: u64,
+}
+
+impl From<CachedImage> for CachedImageView {
+    fn from(copy: CachedImage) -> Self {
+        CachedImageView {
+            image_id: copy.image_id,
+            hits: copy.hits,
+            last_accessed: copy.last_accessed_s,
+            last_modified: copy.last_modified_s,
+            size: copy.size_bytes,
+        }
+    }
 }
 
 /// What a project uses of one limit; `-1`: no limit.

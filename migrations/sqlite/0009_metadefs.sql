@@ -43,3 +43,9 @@ CREATE TABLE metadef_associations (
     PRIMARY KEY (namespace_id, resource_type)
 );
 CREATE INDEX metadef_associations_type ON metadef_associations (resource_type);
+
+-- A project's row is updated by whoever checks its quotas: one after the other, on every server.
+CREATE TABLE image_quota_locks (
+    project_id VARCHAR(255) NOT NULL PRIMARY KEY,
+    generation BIGINT NOT NULL
+);

@@ -168,6 +168,16 @@ pub fn image_options(config: &Config) -> Result<image_service::Options, ConfigEr
         image_tag_quota: quota("image_tag_quota")?,
         image_member_quota: quota("image_member_quota")?,
         user_storage_quota: storage_quota(config)?,
+        limits: image_service::Limits {
+            image_size_total: quota("image_size_total")?,
+            image_stage_total: quota("image_stage_total")?,
+            image_count_total: quota("image_count_total")?,
+            image_count_uploading: quota("image_count_uploading")?,
+        },
+        image_cache_dir: config
+            .text("image_api", "image_cache_dir")?
+            .map(std::path::PathBuf::from),
+        image_cache_max_size: config.integer("image_api", "image_cache_max_size")?,
         limit_param_default: config.integer("image_api", "limit_param_default")?,
         api_limit_max: config.integer("image_api", "api_limit_max")?,
         show_image_direct_url: config.boolean("image_api", "show_image_direct_url")?,

@@ -1,6 +1,7 @@
 //! The image API and the workers of its flows.
 
-use image_service::ImageService;
+use amqp::Serving;
+use image_service::{DiskSnapshotRpc, ImageService, RPC_TOPIC};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,7 @@ pub struct Images {
     watching: JoinHandle<()>,
     workers: Vec<JoinHandle<()>>,
     stop_workers: CancellationToken,
+    _serving: Serving,
 }
 
 /// Starts the service; `stop` ends its server.
@@ -28,6 +30,9 @@ pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Resul
     let workers = workers
         .map(|worker| tokio::spawn(worker.run(stop_workers.clone().cancelled_owned())))
         .collect();
+    let rpc = std::sync::Arc::new(DiskSnapshotRpc(service.clone()));
+    let serving = node.bus.serve(RPC_TOPIC, &node.settings.host, rpc).await;
+    let serving = serving.map_err(|error| Error::Start(format!("message bus: {error}")))?;
     let router = service.router(node.identity.clone());
     let server = serve_http(node, bound, router, stop);
     Ok(Images {
@@ -35,6 +40,7 @@ pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Resul
         watching,
         workers,
         stop_workers,
+        _serving: serving,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use amqp::{Bus, InProcess, Serving};
+use amqp::Serving;
 use taskflow::Doorbell;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -39,7 +39,7 @@ pub async fn start(
     connection: &Connection,
     stop: &CancellationToken,
 ) -> Result<Volumes> {
-    let bus: Arc<dyn Bus> = Arc::new(InProcess::new());
+    let bus = Arc::clone(&node.bus);
     let images = image_client(node, image_url)?;
     let compute = compute(node)?;
     let manager = Arc::new(manager(node, images.clone(), compute.clone(), connection)?);

@@ -12,9 +12,13 @@ fn inspect(file: &[u8], piece_bytes: usize) -> Inspection {
     inspector.finish()
 }
 
-fuzz_target!(|input: (u16, &[u8])| {
-    let (piece_bytes, file) = input;
+// The first two bytes are the size of the pieces.
+fuzz_target!(|input: &[u8]| {
+    let Some((piece_bytes, file)) = input.split_first_chunk::<2>() else {
+        return;
+    };
+    let piece_bytes = usize::from(u16::from_le_bytes(*piece_bytes)).max(1);
     let whole = inspect(file, file.len().max(1));
-    assert_eq!(inspect(file, usize::from(piece_bytes).max(1)), whole);
+    assert_eq!(inspect(file, piece_bytes), whole);
     assert_eq!(whole.size_bytes, file.len() as u64);
 });

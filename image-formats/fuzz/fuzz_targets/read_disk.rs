@@ -55,9 +55,13 @@ async fn read(format: Format, file: Vec<u8>) {
     }
 }
 
-fuzz_target!(|input: (u8, Vec<u8>)| {
-    let (number, file) = input;
-    let format = FORMATS[usize::from(number) % FORMATS.len()];
+// The first byte is the number of the format.
+fuzz_target!(|input: &[u8]| {
+    let Some((number, file)) = input.split_first() else {
+        return;
+    };
+    let format = FORMATS[usize::from(*number) % FORMATS.len()];
     let runtime = tokio::runtime::Builder::new_current_thread().build();
-    runtime.expect("a runtime").block_on(read(format, file));
+    let runtime = runtime.expect("a runtime");
+    runtime.block_on(read(format, file.to_vec()));
 });

@@ -16,6 +16,7 @@ use crate::ImageService;
 use crate::db::images;
 use crate::error::{Error, Result};
 use crate::image::{Image, Key, Status, Visibility};
+use crate::quota::{self, Demand};
 use crate::views::ImageView;
 
 pub async fn create(
@@ -121,7 +122,11 @@ fn enforce(service: &ImageService, context: &RequestContext, image: &Image) -> R
 async fn insert(service: &ImageService, image: &Image) -> Result<()> {
     let mut tx = service.database.begin().await?;
     match images::insert(&mut tx, image).await {
-        Ok(()) => Ok(tx.commit().await?),
+        Ok(()) => {
+            let limits = &service.options.limits;
+            quota::check(&mut tx, limits, image.owner.as_deref(), &[Demand::Image]).await?;
+            Ok(tx.commit().await?)
+        }
         Err(database::Error::Constraint(_)) => Err(Error::Conflict(format!(
             "Image ID {} already exists!",
             image.id

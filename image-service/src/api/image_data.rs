@@ -25,6 +25,7 @@ use crate::flows::class;
 use crate::flows::upload::{Params, UploadImage};
 use crate::image::{Image, Status};
 use crate::location;
+use crate::quota::{self, Demand};
 use crate::uploads::{DataStream, Ticket, drain};
 
 /// How often a request looks for the end of its upload in the database, should it miss the news.
@@ -174,17 +175,40 @@ async fn store(
         .lock_exclusive(lock_key(&image));
     let upload_id = flow.id();
     let mut ticket = service.uploads.register(upload_id, data, declared_bytes);
+    if let Err(refused) = begin(service, &image, declared_bytes, flow).await {
+        if let Some(mut source) = service.uploads.take(upload_id) {
+            drain(&mut source.data).await;
+        }
+        return Err(refused);
+    }
+    service.doorbell.wake();
+    wait(service, &mut ticket, image.id, upload_id).await
+}
+
+async fn begin(
+    service: &ImageService,
+    image: &Image,
+    declared_bytes: Option<u64>,
+    flow: NewFlow,
+) -> Result<()> {
     let mut tx = service.database.begin().await?;
-    if !images::begin_upload(&mut tx, image.id, upload_id).await? {
+    if !images::begin_upload(&mut tx, image.id, flow.id()).await? {
         let now = images::find_locked(&mut tx, image.id)
             .await?
             .ok_or_else(|| Error::no_image(image.id))?;
         return Err(not_queued(now.status));
     }
+    let bytes = declared_bytes.unwrap_or(0);
+    let demands = [Demand::Uploading, Demand::Data { bytes }];
+    quota::check(
+        &mut tx,
+        &service.options.limits,
+        image.owner.as_deref(),
+        &demands,
+    )
+    .await?;
     flow.insert(&mut tx).await?;
-    tx.commit().await?;
-    service.doorbell.wake();
-    wait(service, &mut ticket, image.id, upload_id).await
+    Ok(tx.commit().await?)
 }
 
 /// Waits until the upload has ended, told by its flow or by the row.
@@ -299,8 +323,14 @@ pub async fn download(
     Ok(response)
 }
 
-/// Opens the first location that lies in this store; `None`: the image has no data here.
-async fn open(service: &ImageService, image: &Image) -> Result<Option<Arc<dyn ImageHandle>>> {
+/// Opens this node's copy, or else the first location that lies in this store; `None`: the image
+/// has no data here.
+pub async fn open(service: &ImageService, image: &Image) -> Result<Option<Arc<dyn ImageHandle>>> {
+    if let Some(cache) = &service.cache
+        && let Some(copy) = cache.open_copy(image.id).await
+    {
+        return Ok(Some(copy));
+    }
     for held in locations::of_image(&service.database, image.id).await? {
         match location::parse(&held.url) {
             Some((fsid, at)) if fsid == service.store.fsid() => {

@@ -37,20 +37,18 @@ pub async fn stores_detail(
 
 const MIB: u64 = 1 << 20;
 
-/// Usage of the caller's project; sizes in MiB, rounded up. `-1` stands for no limit.
+/// Usage of the caller's project; sizes in whole MiB, as limits count. `-1` stands for no limit.
 pub async fn usage(State(service): Service, context: RequestContext) -> Result<Json<Value>> {
     let used = usage_db::of_project(&service.database, context.project()).await?;
-    let quota = service.options.user_storage_quota;
-    let size_limit = if quota == 0 {
-        -1
-    } else {
-        i64::try_from(quota / MIB).unwrap_or(i64::MAX)
+    let limits = &service.options.limits;
+    let view = |usage, limit: Option<u64>| LimitView {
+        usage,
+        limit: limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX)),
     };
-    let view = |usage, limit| LimitView { usage, limit };
     Ok(Json(json!({"usage": {
-        "image_size_total": view(used.size_bytes.div_ceil(MIB), size_limit),
-        "image_stage_total": view(0, -1),
-        "image_count_total": view(used.images, -1),
-        "image_count_uploading": view(used.uploading, -1),
+        "image_size_total": view(used.size_bytes / MIB, limits.image_size_total),
+        "image_stage_total": view(used.staged_bytes / MIB, limits.image_stage_total),
+        "image_count_total": view(used.images, limits.image_count_total),
+        "image_count_uploading": view(used.uploading, limits.image_count_uploading),
     }})))
 }

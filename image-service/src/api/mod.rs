@@ -5,6 +5,8 @@ mod access;
 mod actions;
 mod attributes;
 mod byte_range;
+mod cache;
+mod disk_snapshots;
 mod image_create;
 mod image_data;
 mod image_list;
@@ -35,6 +37,8 @@ use crate::ImageService;
 pub const PATCH_MEDIA_TYPES: &str =
     "application/openstack-images-v2.1-json-patch, application/openstack-images-v2.0-json-patch";
 
+pub use image_data::open as open_data;
+
 /// Handlers share the service.
 type Service = axum::extract::State<Arc<ImageService>>;
 
@@ -42,14 +46,15 @@ type Service = axum::extract::State<Arc<ImageService>>;
 pub fn router(service: &Arc<ImageService>, identity: Arc<dyn Identity>) -> Router {
     let v2 = v2_routes().with_state(service.clone());
     let mut api = Router::new().nest("/v2", v2.clone());
-    for (id, _) in versions::VERSIONS {
+    let versions = versions::listed(service.cache.is_some());
+    for (id, _) in &versions {
         api = api.nest(&format!("/{id}"), v2.clone());
     }
     let api = rest::auth::apply(api, identity, service.policy.clone(), ErrorShape::Image);
     let mut frame = FrameOptions::new(ErrorShape::Image);
     frame.public_endpoint = service.options.public_endpoint.as_deref().map(Arc::from);
     frame.healthcheck_disable_file = service.options.healthcheck_disable_file.clone();
-    rest::frame::apply(versions::routes().merge(api), frame)
+    rest::frame::apply(versions::routes(versions).merge(api), frame)
 }
 
 fn v2_routes() -> Router<Arc<ImageService>> {
@@ -71,6 +76,10 @@ fn v2_routes() -> Router<Arc<ImageService>> {
         .route("/images/{id}/actions/deactivate", post(actions::deactivate))
         .route("/images/{id}/actions/reactivate", post(actions::reactivate))
         .route(
+            "/images/{id}/actions/snapshot_disk",
+            post(disk_snapshots::create),
+        )
+        .route(
             "/images/{id}/tags/{tag}",
             put(tags::add).delete(tags::remove),
         )
@@ -88,6 +97,11 @@ fn v2_routes() -> Router<Arc<ImageService>> {
         .route("/schemas/{name}", get(schemas::show))
         .route("/schemas/metadefs/{name}", get(metadef_schemas::show))
         .nest("/metadefs", metadefs::routes())
+        .route("/cache", get(cache::list).delete(cache::clear))
+        .route("/cache/clean", post(cache::clean))
+        .route("/cache/prune", post(cache::prune))
+        .route("/cache/nodes/{id}", get(cache::nodes))
+        .route("/cache/{id}", put(cache::queue).delete(cache::delete))
         .route("/info/import", get(info::import))
         .route("/info/stores", get(info::stores))
         .route("/info/stores/detail", get(info::stores_detail))

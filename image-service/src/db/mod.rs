@@ -1,5 +1,6 @@
 //! The image tables: a file per table family. Writes happen in a caller's transaction.
 
+pub mod disk_snapshots;
 pub mod images;
 pub mod list;
 pub mod locations;

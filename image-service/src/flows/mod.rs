@@ -1,7 +1,9 @@
 //! The flows of images: a file per flow.
 
+pub mod cache_image;
 pub mod delete;
 mod receive;
+pub mod snapshot_disk;
 #[cfg(test)]
 mod testing;
 pub mod upload;

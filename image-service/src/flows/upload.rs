@@ -104,8 +104,12 @@ impl Task<UploadImage> for ReceiveData {
         };
         let size_bytes = received.inspection.size_bytes;
         let virtual_size_bytes = if run.params.container_format == "bare" {
-            format_check::check(&run.params.disk_format, &received.inspection, &service.options)
-                .map_err(|why| TaskError::new(class::FORMAT_MISMATCH, why))?
+            format_check::check(
+                &run.params.disk_format,
+                &received.inspection,
+                &service.options,
+            )
+            .map_err(|why| TaskError::new(class::FORMAT_MISMATCH, why))?
         } else {
             None
         };

@@ -61,13 +61,14 @@ fn object_of<'a>(body: Option<&'a Value>, keys: &[&str]) -> Result<&'a Document>
     let document = document
         .as_object()
         .ok_or_else(|| invalid("the body must be a JSON object"))?;
-    for key in document.keys().filter(|key| !keys.contains(&key.as_str())) {
-        if READ_ONLY.contains(&key.as_str()) {
-            return Err(Error::Forbidden(format!("Attribute '{key}' is read-only.")));
+    let unknown = document.keys().find(|key| !keys.contains(&key.as_str()));
+    match unknown {
+        None => Ok(document),
+        Some(key) if READ_ONLY.contains(&key.as_str()) => {
+            Err(Error::Forbidden(format!("Attribute '{key}' is read-only.")))
         }
-        return Err(invalid(format!("the attribute '{key}' is unknown")));
+        Some(key) => Err(invalid(format!("the attribute '{key}' is unknown"))),
     }
-    Ok(document)
 }
 
 fn invalid(why: impl std::fmt::Display) -> Error {

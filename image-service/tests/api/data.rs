@@ -375,13 +375,17 @@ async fn data_in_another_format_than_declared() {
         ("qcow2", qcow2_head),
         ("iso", qcow2_head),
         ("ami", qcow2_head),
+        ("raw", qcow2_head),
     ] {
         let id = declared(format).await;
         world.upload(ALICE, &id, data).await.expect(415);
         assert_eq!(world.show(&id).await["status"], "queued");
         assert_eq!(world.stored().await, [""; 0]);
     }
+    // Another format that is safe may well be somebody's raw data.
+    let mut iso = vec![0; 40_000];
+    iso[0x8001..0x8006].copy_from_slice(b"CD001");
     let id = declared("raw").await;
-    world.upload(ALICE, &id, qcow2_head).await.expect(204);
-    assert_eq!(world.show(&id).await["virtual_size"], 8);
+    world.upload(ALICE, &id, iso).await.expect(204);
+    assert_eq!(world.show(&id).await["virtual_size"], 40_000);
 }

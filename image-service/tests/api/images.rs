@@ -393,7 +393,7 @@ async fn schemas_and_info() {
     let import = world.get(ALICE, "/v2/info/import").await.expect(200).json();
     assert_eq!(import["import-methods"]["value"], json!([]));
     let id = world.create_raw(ALICE).await;
-    world.upload(ALICE, &id, vec![1; 100]).await.expect(204);
+    world.upload(ALICE, &id, vec![1; 1 << 20]).await.expect(204);
     let usage = world.get(ALICE, "/v2/info/usage").await.expect(200).json();
     assert_eq!(
         usage["usage"]["image_count_total"],

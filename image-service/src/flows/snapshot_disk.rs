@@ -1,0 +1,456 @@
+//! `image:snapshot_disk`: a server's disk in the same store becomes an image, without its data
+//! going through anybody's hands. It is what Nova does for `image-create` on RBD.
+//!
+//! | Task | Does | Undone by |
+//! |---|---|---|
+//! | `SnapshotDisk` | `<pool>/<uuid>_disk@image-<image id>`, protected | removing it; saving → queued |
+//! | `CloneDisk` | the clone `images/<id>` of it | removing the clone |
+//! | `FlattenClone` | the image independent of the disk | – |
+//! | `RemoveDiskSnapshot` | the temporary snapshot goes | – |
+//! | `ProtectSnapshot` | `images/<id>@snap`, protected | unprotecting and removing it |
+//! | `Activate` | size, location, saving → active; older backups of the server deleted | – |
+
+use async_trait::async_trait;
+use database::Tx;
+use serde::{Deserialize, Serialize};
+use storage::{ImageSpec, SnapshotSpec};
+use taskflow::{BoxTask, Flow, NewFlow, Retry, Run, Task, TaskError, boxed};
+use uuid::Uuid;
+
+use super::delete::DeleteImage;
+use super::{class, gone_is_done, store_error};
+use crate::ImageService;
+use crate::db::{disk_snapshots, images, locations};
+use crate::image::Location;
+use crate::location;
+
+/// The flow. Its id is the upload's: the image is `saving` for nobody else.
+pub struct SnapshotDiskToImage;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Params {
+    pub image_id: Uuid,
+    /// The disk of the server: `vms/<server id>_disk`.
+    pub disk: ImageSpec,
+    /// How many backups of the server and of the image's `backup_type` stay, this one included;
+    /// `None`: all.
+    #[serde(default)]
+    pub rotation: Option<u32>,
+}
+
+impl Params {
+    fn disk_snapshot(&self) -> SnapshotSpec {
+        self.disk.at(format!("image-{}", self.image_id))
+    }
+}
+
+impl Flow for SnapshotDiskToImage {
+    const KIND: &'static str = "image:snapshot_disk";
+    type Context = ImageService;
+    type Params = Params;
+
+    fn tasks(_: &Params) -> Vec<BoxTask<Self>> {
+        vec![
+            boxed(SnapshotDisk),
+            boxed(CloneDisk),
+            boxed(FlattenClone),
+            boxed(RemoveDiskSnapshot),
+            boxed(ProtectSnapshot),
+            boxed(Activate),
+        ]
+    }
+}
+
+const RETRY: Retry = Retry::times(3, 500);
+
+/// An earlier run may have made it.
+fn made_is_done(result: storage::Result<()>) -> Result<(), TaskError> {
+    match result {
+        Ok(()) | Err(storage::Error::Exists(_)) => Ok(()),
+        Err(error) => Err(store_error(error)),
+    }
+}
+
+async fn ensure_protected(
+    service: &ImageService,
+    snapshot: &SnapshotSpec,
+) -> Result<(), TaskError> {
+    made_is_done(service.store.create_snapshot(snapshot).await)?;
+    let protected = service.store.protect_snapshot(snapshot).await;
+    protected.map_err(store_error)
+}
+
+async fn remove_snapshot(service: &ImageService, snapshot: &SnapshotSpec) -> Result<(), TaskError> {
+    gone_is_done(service.store.unprotect_snapshot(snapshot).await)?;
+    gone_is_done(service.store.remove_snapshot(snapshot).await)
+}
+
+struct SnapshotDisk;
+
+#[async_trait]
+impl Task<SnapshotDiskToImage> for SnapshotDisk {
+    const NAME: &'static str = "snapshot_disk";
+    type Output = ();
+
+    fn retry(&self) -> Retry {
+        RETRY
+    }
+
+    async fn execute(&self, run: &Run<SnapshotDiskToImage>) -> Result<(), TaskError> {
+        ensure_protected(&run.ctx, &run.params.disk_snapshot()).await
+    }
+
+    async fn revert(
+        &self,
+        run: &Run<SnapshotDiskToImage>,
+        _: Option<&()>,
+    ) -> Result<(), TaskError> {
+        remove_snapshot(&run.ctx, &run.params.disk_snapshot()).await
+    }
+
+    async fn record_revert(
+        &self,
+        run: &Run<SnapshotDiskToImage>,
+        _: Option<&()>,
+        tx: &mut Tx,
+    ) -> Result<(), TaskError> {
+        Ok(images::abandon_upload(tx, run.params.image_id, run.flow.id).await?)
+    }
+}
+
+struct CloneDisk;
+
+#[async_trait]
+impl Task<SnapshotDiskToImage> for CloneDisk {
+    const NAME: &'static str = "clone_disk";
+    /// Bytes of the disk.
+    type Output = u64;
+
+    fn retry(&self) -> Retry {
+        RETRY
+    }
+
+    async fn execute(&self, run: &Run<SnapshotDiskToImage>) -> Result<u64, TaskError> {
+        let image = run.ctx.store_image(run.params.image_id);
+        let parent = run.params.disk_snapshot();
+        made_is_done(run.ctx.store.clone_image(&parent, &image).await)?;
+        let info = run.ctx.store.info(&image).await.map_err(store_error)?;
+        Ok(info.size_bytes)
+    }
+
+    async fn revert(
+        &self,
+        run: &Run<SnapshotDiskToImage>,
+        _: Option<&u64>,
+    ) -> Result<(), TaskError> {
+        let image = run.ctx.store_image(run.params.image_id);
+        gone_is_done(run.ctx.store.remove(&image).await)
+    }
+}
+
+struct FlattenClone;
+
+#[async_trait]
+impl Task<SnapshotDiskToImage> for FlattenClone {
+    const NAME: &'static str = "flatten_clone";
+    type Output = ();
+
+    fn retry(&self) -> Retry {
+        RETRY
+    }
+
+    async fn execute(&self, run: &Run<SnapshotDiskToImage>) -> Result<(), TaskError> {
+        let image = run.ctx.store_image(run.params.image_id);
+        run.ctx.store.flatten(&image).await.map_err(store_error)
+    }
+}
+
+struct RemoveDiskSnapshot;
+
+#[async_trait]
+impl Task<SnapshotDiskToImage> for RemoveDiskSnapshot {
+    const NAME: &'static str = "remove_disk_snapshot";
+    type Output = ();
+
+    fn retry(&self) -> Retry {
+        RETRY
+    }
+
+    async fn execute(&self, run: &Run<SnapshotDiskToImage>) -> Result<(), TaskError> {
+        remove_snapshot(&run.ctx, &run.params.disk_snapshot()).await
+    }
+}
+
+struct ProtectSnapshot;
+
+#[async_trait]
+impl Task<SnapshotDiskToImage> for ProtectSnapshot {
+    const NAME: &'static str = "protect_snapshot";
+    type Output = ();
+
+    fn retry(&self) -> Retry {
+        RETRY
+    }
+
+    async fn execute(&self, run: &Run<SnapshotDiskToImage>) -> Result<(), TaskError> {
+        let snapshot = run.ctx.store_snapshot(run.params.image_id);
+        ensure_protected(&run.ctx, &snapshot).await
+    }
+
+    async fn revert(
+        &self,
+        run: &Run<SnapshotDiskToImage>,
+        _: Option<&()>,
+    ) -> Result<(), TaskError> {
+        let snapshot = run.ctx.store_snapshot(run.params.image_id);
+        remove_snapshot(&run.ctx, &snapshot).await
+    }
+}
+
+struct Activate;
+
+#[async_trait]
+impl Task<SnapshotDiskToImage> for Activate {
+    const NAME: &'static str = "activate";
+    const RECORD_ONLY: bool = true;
+    type Output = ();
+
+    async fn execute(&self, _: &Run<SnapshotDiskToImage>) -> Result<(), TaskError> {
+        Ok(())
+    }
+
+    async fn record(
+        &self,
+        run: &Run<SnapshotDiskToImage>,
+        _: &(),
+        tx: &mut Tx,
+    ) -> Result<(), TaskError> {
+        let image_id = run.params.image_id;
+        let size_bytes = *run.output::<CloneDisk>()?;
+        if !disk_snapshots::activate(tx, image_id, run.flow.id, size_bytes).await? {
+            let message = format!("Image {image_id} was deleted during the snapshot");
+            return Err(TaskError::new(class::IMAGE_GONE, message));
+        }
+        let url = location::url(run.ctx.store.fsid(), &run.ctx.store_snapshot(image_id));
+        let metadata = serde_json::Map::new();
+        locations::insert_first(tx, image_id, &Location { url, metadata }).await?;
+        if let Some(rotation) = run.params.rotation {
+            rotate(run, rotation, tx).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Deletes the oldest backups of the same server and type, as `nova backup` does; protected ones
+/// stay.
+async fn rotate(
+    run: &Run<SnapshotDiskToImage>,
+    rotation: u32,
+    tx: &mut Tx,
+) -> Result<(), TaskError> {
+    for old in disk_snapshots::backups_beyond(tx, run.params.image_id, rotation).await? {
+        if !images::mark_deleted(tx, old).await? {
+            continue;
+        }
+        let flow = NewFlow::of::<DeleteImage>(&super::delete::Params { image_id: old })
+            .map_err(|error| TaskError::new("Flow", error.to_string()))?
+            .queue(run.ctx.store_queue())
+            .resource("image", old)
+            .request(
+                &run.flow.request_id,
+                &run.flow.project_id,
+                &run.flow.user_id,
+            )
+            .lock_exclusive(format!("image/{old}"));
+        flow.insert(tx)
+            .await
+            .map_err(|error| TaskError::new("Flow", error.to_string()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use database::{Database, params};
+    use storage::ImageStore;
+    use taskflow::testing::{Fixture, exhaust, run_to_end};
+
+    use super::*;
+    use crate::flows::testing::World;
+    use crate::image::Status;
+
+    /// A disk of 8 KiB, the image that is to become its copy, and the flow.
+    struct Wanted {
+        world: World,
+        flow_id: Uuid,
+        disk: ImageSpec,
+    }
+
+    impl Wanted {
+        async fn new() -> Self {
+            Self::with(true, None).await
+        }
+
+        async fn with(has_disk: bool, rotation: Option<u32>) -> Self {
+            let world = World::new().await;
+            let store = &world.store;
+            let disk = ImageSpec::new("vms", "server_disk");
+            store.ensure_pool("vms").await.unwrap();
+            if has_disk {
+                store.create(&disk, 8192).await.unwrap();
+                let handle = store.open(&disk, None).await.unwrap();
+                handle.write(0, Bytes::from(vec![7; 8192])).await.unwrap();
+            }
+            let flow_id = begin(&world, world.image_id, &disk, rotation).await;
+            Wanted {
+                world,
+                flow_id,
+                disk,
+            }
+        }
+    }
+
+    async fn begin(world: &World, id: Uuid, disk: &ImageSpec, rotation: Option<u32>) -> Uuid {
+        let params = Params {
+            image_id: id,
+            disk: disk.clone(),
+            rotation,
+        };
+        let flow = NewFlow::of::<SnapshotDiskToImage>(&params).unwrap();
+        let mut tx = world.database().begin().await.unwrap();
+        assert!(images::begin_upload(&mut tx, id, flow.id()).await.unwrap());
+        let flow_id = flow.insert(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        flow_id
+    }
+
+    #[async_trait]
+    impl Fixture<SnapshotDiskToImage> for Wanted {
+        fn database(&self) -> &Database {
+            self.world.database()
+        }
+
+        fn context(&self) -> Arc<ImageService> {
+            self.world.service.clone()
+        }
+
+        fn flow_id(&self) -> Uuid {
+            self.flow_id
+        }
+
+        async fn assert_done(&self) {
+            let image = self.world.image().await.unwrap();
+            assert_eq!(
+                (image.status, image.size_bytes),
+                (Status::Active, Some(8192))
+            );
+            assert_eq!(image.upload_id, None);
+            let store = &self.world.store;
+            assert_eq!(store.info(&self.disk).await.unwrap().snapshots, []);
+            let snapshot = self.world.service.store_snapshot(image.id);
+            let info = store.info(&snapshot.image).await.unwrap();
+            assert_eq!(info.parent, None);
+            assert!(
+                info.snapshots
+                    .iter()
+                    .any(|one| one.name == "snap" && one.protected)
+            );
+            let handle = store.open(&snapshot.image, Some("snap")).await.unwrap();
+            assert_eq!(handle.read(0, 8192).await.unwrap(), vec![7; 8192]);
+            let held = locations::of_image(self.database(), image.id)
+                .await
+                .unwrap();
+            assert_eq!(held.len(), 1);
+        }
+
+        async fn assert_reverted(&self) {
+            let image = self.world.image().await.unwrap();
+            assert_eq!((image.status, image.size_bytes), (Status::Queued, None));
+            let store = &self.world.store;
+            assert_eq!(store.images("images").await.unwrap(), [""; 0]);
+            assert_eq!(store.info(&self.disk).await.unwrap().snapshots, []);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_disk_becomes_an_image_or_nothing_is_left() {
+        exhaust::<SnapshotDiskToImage, _>(Wanted::new).await;
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_not_there_leaves_the_image_queued() {
+        let wanted = Wanted::with(false, None).await;
+        let context = wanted.context();
+        run_to_end::<SnapshotDiskToImage>(wanted.database(), context, wanted.flow_id).await;
+        let image = wanted.world.image().await.unwrap();
+        assert_eq!(image.status, Status::Queued);
+        assert_eq!(wanted.world.store.images("images").await.unwrap(), [""; 0]);
+    }
+
+    /// Backups of a server, oldest first, then another server's and one of another type.
+    async fn add_backups(world: &World) -> Vec<Uuid> {
+        let backup = |server: &str, kind: &str| {
+            BTreeMap::from([
+                ("image_type".to_owned(), Some("backup".to_owned())),
+                ("instance_uuid".to_owned(), Some(server.to_owned())),
+                ("backup_type".to_owned(), Some(kind.to_owned())),
+            ])
+        };
+        let mut tx = world.database().begin().await.unwrap();
+        let mut image = images::find_locked(&mut tx, world.image_id)
+            .await
+            .unwrap()
+            .unwrap();
+        image.properties = backup("s", "daily");
+        images::update(&mut tx, &mut image).await.unwrap();
+        let mut ids = Vec::new();
+        for (age, (server, kind)) in [
+            ("s", "daily"),
+            ("s", "daily"),
+            ("s", "daily"),
+            ("t", "daily"),
+            ("s", "weekly"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut old = image.clone();
+            old.id = Uuid::new_v4();
+            old.status = Status::Active;
+            old.protected = age == 1;
+            old.created_at_us -= 1_000_000 - i64::try_from(age).unwrap();
+            old.properties = backup(server, kind);
+            images::insert(&mut tx, &old).await.unwrap();
+            ids.push(old.id);
+        }
+        tx.commit().await.unwrap();
+        ids
+    }
+
+    #[tokio::test]
+    async fn rotation_deletes_the_oldest_backups_of_the_server() {
+        let wanted = Wanted::with(true, Some(2)).await;
+        let backups = add_backups(&wanted.world).await;
+        let context = wanted.context();
+        run_to_end::<SnapshotDiskToImage>(wanted.database(), context, wanted.flow_id).await;
+        let mut left = Vec::new();
+        for id in &backups {
+            left.push(
+                images::find(wanted.database(), *id)
+                    .await
+                    .unwrap()
+                    .is_some(),
+            );
+        }
+        // The oldest goes; the next is protected; the newest two are this one and the third.
+        assert_eq!(left, [false, true, true, true, true]);
+        let sql = "SELECT COUNT(*) AS n FROM flows WHERE kind = ?";
+        let kind = params![DeleteImage::KIND];
+        let flows = wanted.database().fetch_one(sql, kind).await.unwrap();
+        assert_eq!(flows.get::<i64>("n").unwrap(), 1);
+    }
+}
