@@ -28,6 +28,9 @@ pub struct DiskSnapshot {
     /// A queued image with container format `bare` and disk format `raw`.
     #[serde(default)]
     pub image_id: Option<Uuid>,
+    /// The store that the disk is in; another one than the service's is a 409.
+    #[serde(default)]
+    pub fsid: Option<String>,
     /// The pool of the server's disk: Nova's `images_rbd_pool`.
     pub pool: String,
     /// The disk: `<server id>_disk`.
@@ -52,6 +55,15 @@ pub async fn begin(
     wanted: &DiskSnapshot,
     by: &Requester<'_>,
 ) -> Result<Uuid> {
+    if wanted
+        .fsid
+        .as_deref()
+        .is_some_and(|fsid| fsid != service.store.fsid())
+    {
+        return Err(Error::Conflict(
+            "The disk lies in another store than images do.".to_owned(),
+        ));
+    }
     let mut tx = service.database.begin().await?;
     let image = images::find_locked(&mut tx, image_id)
         .await?

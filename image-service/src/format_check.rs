@@ -15,12 +15,13 @@ const GPT_CHECKS: &[&str] = &["mbr", "gptmbr"];
 /// It must pass the safety checks of that format all the same: not every reader believes what is
 /// declared (CVE-2024-40767).
 pub fn check(declared: &str, found: &Inspection, options: &Options) -> Result<Option<u64>, String> {
-    let expected = if INSPECTABLE.contains(&declared) {
-        declared
-    } else {
-        "raw"
+    let matches = match declared {
+        // Formats that an operator may add; an MBR counts as a GPT, as in Glance.
+        "gpt" => matches!(found.format, Format::Gpt | Format::Mbr),
+        "luks" => found.format == Format::Luks,
+        declared if INSPECTABLE.contains(&declared) => found.format.disk_format() == declared,
+        _ => found.format.is_raw(),
     };
-    let matches = found.format.disk_format() == expected;
     if !matches && declared != "raw" {
         let mismatch = format!(
             "Image content does not match its disk_format: declared {declared}, found {}",
@@ -120,7 +121,11 @@ mod tests {
         let hybrid = inspect(&disk);
         assert!(check("raw", &hybrid, &options(true, &[])).is_err());
         assert!(check("raw", &hybrid, &options(false, &["other"])).is_err());
-        let checked = check("raw", &hybrid, &options(true, &["mbr"]));
-        assert_eq!(checked, Ok(Some(4096)));
+        for declared in ["raw", "gpt"] {
+            let checked = check(declared, &hybrid, &options(true, &["mbr"]));
+            assert_eq!(checked, Ok(Some(4096)));
+        }
+        assert!(check("gpt", &inspect(&[0; 4096]), &options(true, &[])).is_err());
+        assert!(check("luks", &hybrid, &options(true, &["mbr"])).is_err());
     }
 }

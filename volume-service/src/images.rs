@@ -12,6 +12,7 @@ use rest::identity::TokenSource;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use storage::ImageSpec;
 use uuid::Uuid;
 
 /// A whole request that carries no image data.
@@ -354,6 +355,20 @@ impl Client {
                 .header(header::CONTENT_LENGTH, size);
         }
         checked(request.body(body), id).await.map(drop)
+    }
+
+    /// Asks the image service to make the `queued` image of a disk in the store `fsid` by itself:
+    /// a snapshot and a clone, where it keeps its images in the same store. The image is `saving`
+    /// then, and `active` soon.
+    ///
+    /// Errors: [`Error::NotFound`], [`Error::Forbidden`], [`Error::Conflict`] or
+    /// [`Error::Refused`] where it cannot: the data must be uploaded.
+    pub async fn snapshot_disk(&self, id: Uuid, fsid: &str, disk: &ImageSpec) -> Result<()> {
+        let token = self.service_token().await?;
+        let path = format!("images/{id}/actions/snapshot_disk");
+        let request = self.request(&self.calls, Method::POST, &path, &token);
+        let body = json!({"fsid": fsid, "pool": disk.pool, "disk": disk.image});
+        checked(request.json(&body), id).await.map(drop)
     }
 
     /// Removes the image. An image that is gone is a success.

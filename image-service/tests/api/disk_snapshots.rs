@@ -74,6 +74,12 @@ async fn what_cannot_become_a_snapshot() {
         .post(SERVICE, &action(&id), body.clone())
         .await
         .expect(400);
+    let elsewhere = json!({"pool": "vms", "disk": "d", "fsid": "another"});
+    let raw = world.create_raw(ALICE).await;
+    world
+        .post(SERVICE, &action(&raw), elsewhere)
+        .await
+        .expect(409);
     world
         .post(SERVICE, &action("no-image"), body)
         .await
