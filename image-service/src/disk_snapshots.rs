@@ -136,3 +136,56 @@ impl Handler for DiskSnapshotRpc {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use amqp::{Bus, InProcess, RequestContext, Target};
+    use storage::ImageStore;
+    use taskflow::testing::run_to_end;
+
+    use super::*;
+    use crate::flows::testing::World;
+    use crate::image::Status;
+
+    #[tokio::test]
+    async fn a_compute_service_asks_over_the_bus() {
+        let world = World::new().await;
+        let store = &world.store;
+        store.ensure_pool("vms").await.unwrap();
+        store
+            .create(&ImageSpec::new("vms", "s_disk"), 4096)
+            .await
+            .unwrap();
+        let bus = InProcess::new();
+        let rpc = Arc::new(DiskSnapshotRpc(world.service.clone()));
+        let _serving = bus.serve(RPC_TOPIC, "h", rpc).await.unwrap();
+        let ask = async |method: &str, args: Value| {
+            let context = RequestContext {
+                request_id: "req-1".to_owned(),
+                ..RequestContext::default()
+            };
+            let message = Message::new(method, args).with_context(context);
+            let target = Target::topic(RPC_TOPIC);
+            bus.call(&target, message, Duration::from_secs(10)).await
+        };
+        let class = |answer: amqp::Result<Value>| match answer.unwrap_err() {
+            amqp::Error::Remote(failure) => failure.class,
+            other => panic!("{other}"),
+        };
+        let args = json!({"image_id": world.image_id, "pool": "vms", "disk": "s_disk"});
+        assert_eq!(class(ask("dance", args.clone()).await), "NoSuchMethod");
+        let no_image = json!({"pool": "vms", "disk": "s_disk"});
+        assert_eq!(class(ask(RPC_METHOD, no_image).await), "Invalid");
+        let unknown = json!({"image_id": Uuid::new_v4(), "pool": "vms", "disk": "s_disk"});
+        assert_eq!(class(ask(RPC_METHOD, unknown).await), "NotFound");
+
+        let answer = ask(RPC_METHOD, args.clone()).await.unwrap();
+        let flow_id = serde_json::from_value(answer["flow_id"].clone()).unwrap();
+        assert_eq!(class(ask(RPC_METHOD, args).await), "Conflict");
+        let context = world.service.clone();
+        run_to_end::<SnapshotDiskToImage>(world.database(), context, flow_id).await;
+        assert_eq!(world.image().await.unwrap().status, Status::Active);
+    }
+}

@@ -24,6 +24,7 @@ const UNLIMITED: u64 = 1 << 50;
 /// A [`ImageStore`] in memory.
 pub struct MemoryStore {
     fsid: String,
+    flattens_instantly: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -40,8 +41,16 @@ impl MemoryStore {
         };
         MemoryStore {
             fsid: uuid::Uuid::new_v4().to_string(),
+            flattens_instantly: true,
             state: Arc::new(Mutex::new(state)),
         }
+    }
+
+    /// A store that says, as Ceph does, that flattening takes as long as copying.
+    #[must_use]
+    pub fn flattening_slowly(mut self) -> Self {
+        self.flattens_instantly = false;
+        self
     }
 
     fn state(&self) -> Result<MutexGuard<'_, State>> {
@@ -209,7 +218,7 @@ impl ImageStore for MemoryStore {
     }
 
     fn flattens_instantly(&self) -> bool {
-        true
+        self.flattens_instantly
     }
 
     async fn capacity(&self) -> Result<Capacity> {

@@ -13,7 +13,7 @@ from .server import Basalt
 
 # What Tempest says when it skips a test that cannot run here: one that needs a compute service,
 # and one that Tempest has switched off itself.
-CANNOT_RUN = ("nova", "Nova", "compute", "Skipped until bug")
+CANNOT_RUN = ("nova", "Nova", "compute", "Skipped until bug", "No image_remote service")
 PASSWORD = "tempest-password"
 
 

@@ -5,7 +5,7 @@ pub mod delete;
 mod receive;
 pub mod snapshot_disk;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 pub mod upload;
 
 use taskflow::TaskError;

@@ -2,7 +2,9 @@
 
 use axum::body::Body;
 use axum::http::Method;
+use image_service::Options;
 use serde_json::{Value, json};
+use storage::memory::MemoryStore;
 use storage::{ImageSpec, ImageStore};
 
 use crate::support::{ADMIN, ALICE, BOB, READER, SERVICE, World};
@@ -271,6 +273,25 @@ async fn an_image_with_clones_is_deleted_and_the_clones_live() {
     let handle = world.store.open(&clone, None).await.unwrap();
     assert_eq!(handle.read(0, 10_000).await.unwrap(), vec![7; 10_000]);
     assert_eq!(world.store.info(&clone).await.unwrap().parent, None);
+}
+
+#[tokio::test]
+async fn where_flattening_copies_an_image_with_clones_stays() {
+    let store = MemoryStore::new().flattening_slowly();
+    let world = World::with(Options::default(), store).await;
+    let id = world.create_raw(ALICE).await;
+    world.upload(ALICE, &id, vec![7; 10_000]).await.expect(204);
+    let clone = ImageSpec::new("volumes", "volume-1");
+    world.store.ensure_pool("volumes").await.unwrap();
+    let snapshot = ImageSpec::new("images", &id).at("snap");
+    world.store.clone_image(&snapshot, &clone).await.unwrap();
+    let path = format!("/v2/images/{id}");
+    let refused = world.delete(ALICE, &path).await.expect(409);
+    assert!(refused.text().contains("in use"), "{}", refused.text());
+    assert_eq!(world.show(&id).await["status"], "active");
+    world.store.remove(&clone).await.unwrap();
+    world.delete(ALICE, &path).await.expect(204);
+    world.wait_until_store_is_empty().await;
 }
 
 #[tokio::test]
