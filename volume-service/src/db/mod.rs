@@ -6,12 +6,19 @@
 
 pub mod backups;
 pub mod change;
+pub mod default_types;
+pub mod group_snapshots;
+pub mod group_types;
+pub mod groups;
 pub mod messages;
 pub mod metadata;
+pub mod qos_specs;
 pub mod quotas;
 pub mod services;
 pub mod snapshots;
 pub mod status;
+pub mod transfers;
+pub mod type_encryption;
 pub mod volume_types;
 pub mod volumes;
 

@@ -161,7 +161,8 @@ pub async fn create(
     })
 }
 
-fn check_source(volume: &Volume, in_use_too: bool) -> Result<()> {
+/// Whether a snapshot may be made of this volume.
+pub(super) fn check_source(volume: &Volume, in_use_too: bool) -> Result<()> {
     let cannot = |reason: &str| {
         Err(Error::invalid_volume(format!(
             "The snapshot cannot be created {reason}"
@@ -224,7 +225,9 @@ pub async fn delete(
 ) -> Result<()> {
     let id = snapshot.id;
     let mut tx = service.database.begin().await?;
-    let mut change = Change::snapshot(id).status(status::DELETING);
+    let mut change = Change::snapshot(id)
+        .status(status::DELETING)
+        .and("group_snapshot_id IS NULL", &[]);
     if !force {
         change = change.when(&[status::AVAILABLE, status::ERROR]);
     }

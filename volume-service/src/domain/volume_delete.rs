@@ -45,6 +45,7 @@ pub async fn delete(
         .set("terminated_at = ?", now_us())
         .status(status::DELETING)
         .and("attach_status <> ?", &[status::ATTACHED.into()])
+        .and("group_id IS NULL", &[])
         .and(
             "migration_status IS NULL OR migration_status IN ('deleting', 'error', 'success')",
             &[],

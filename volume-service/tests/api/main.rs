@@ -4,14 +4,22 @@
 
 mod backups;
 mod bad_input;
+mod consistency_groups;
+mod default_types;
 mod fake_images;
+mod group_snapshots;
+mod group_types;
+mod groups;
 mod images;
 mod operations;
 mod paging;
 mod permissions;
+mod qos_specs;
 mod quotas;
 mod scheduler;
 mod snapshots;
+mod transfers;
+mod type_encryption;
 mod types;
 mod volumes;
 mod world;

@@ -2,9 +2,15 @@
 //! does not have is left out; one that has no value is null.
 
 pub(super) mod backups;
+pub(super) mod consistency_groups;
+pub(super) mod group_snapshots;
+pub(super) mod group_types;
+pub(super) mod groups;
 pub(super) mod messages;
+pub(super) mod qos_specs;
 pub(super) mod quotas;
 pub(super) mod snapshots;
+pub(super) mod transfers;
 pub(super) mod types;
 pub(super) mod volumes;
 
