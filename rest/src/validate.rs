@@ -441,6 +441,21 @@ mod tests {
     }
 
     #[test]
+    fn nulls_in_maps_are_empty_texts_where_they_are_allowed() {
+        let body = json!({"map": {"a": "1", "b": null}});
+        let object = Object::new(&body).unwrap();
+        let read = object.required_string_map("map", MapRules::GROUP_SPECS);
+        let texts: Vec<_> = read.unwrap().into_iter().collect();
+        let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(texts, [text("a", "1"), text("b", "")]);
+        let refused = error(object.required_string_map("map", MapRules::METADATA));
+        assert!(
+            refused.ends_with("None is not of type 'string'"),
+            "{refused}"
+        );
+    }
+
+    #[test]
     fn integers() {
         let body = json!({"size": -1, "text": "7", "huge": 1e300, "half": 1.5, "two": 2.0, "flag": true,
             "word": "x", "digits": "9".repeat(60)});

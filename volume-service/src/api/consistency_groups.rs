@@ -1,6 +1,7 @@
 //! `consistencygroups`: the older API, on groups. What it makes has the group type
 //! `default_cgsnapshot_type`; it shows and changes all groups.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::Path;
@@ -104,7 +105,11 @@ async fn create(call: Call, body: JsonBody) -> Answer<Accepted> {
     let request = Request {
         name: body::text(&object, "name")?,
         description: body::text(&object, "description")?,
-        volume_types: types.map(str::to_owned).collect(),
+        volume_types: types
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
         availability_zone: object
             .string("availability_zone", 0..=255)?
             .map(str::to_owned),
@@ -179,8 +184,8 @@ async fn update(call: Call, Path(id): Path<String>, body: JsonBody) -> Answer<St
     let changes = Changes {
         name: body::text(&object, "name")?,
         description: body::text(&object, "description")?,
-        add: groups::ids(&object, "add_volumes")?,
-        remove: groups::ids(&object, "remove_volumes")?,
+        add: groups::ids(&object, "add_volumes", body::MAX_TEXT)?,
+        remove: groups::ids(&object, "remove_volumes", body::MAX_TEXT)?,
     };
     let empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
     // Since 3.6 name and description may become empty.

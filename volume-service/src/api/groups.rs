@@ -190,8 +190,12 @@ pub(super) async fn create_from_source(call: Call, body: JsonBody) -> Answer<Acc
 }
 
 /// `id,id` as a list; also with commas around.
-pub(super) fn ids(object: &Object<'_>, key: &str) -> Result<Vec<String>, BadInput> {
-    let text = object.string(key, 0..=255)?.unwrap_or_default();
+pub(super) fn ids(
+    object: &Object<'_>,
+    key: &str,
+    max_chars: usize,
+) -> Result<Vec<String>, BadInput> {
+    let text = object.string(key, 0..=max_chars)?.unwrap_or_default();
     let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty());
     Ok(ids.map(str::to_owned).collect())
 }
@@ -212,8 +216,8 @@ pub(super) async fn update(
     let changes = Changes {
         name: body::text(&object, "name")?,
         description: body::text(&object, "description")?,
-        add: ids(&object, "add_volumes")?,
-        remove: ids(&object, "remove_volumes")?,
+        add: ids(&object, "add_volumes", 255)?,
+        remove: ids(&object, "remove_volumes", 255)?,
     };
     let group = find(&call, &id).await?;
     call.enforce("group:update", &group.project_id)?;

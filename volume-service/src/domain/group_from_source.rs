@@ -10,7 +10,7 @@ use crate::db::group_snapshots::{self, GroupSnapshot};
 use crate::db::groups::{self, Group, REPLICATION_DISABLED};
 use crate::db::metadata::Metadata;
 use crate::db::volumes::{self, NewVolume, Volume};
-use crate::db::{status, volume_types};
+use crate::db::{Change, status, volume_types};
 use crate::flows::{self, CreateGroup, CreateGroupParams, VolumeSource};
 use crate::{Error, Result, VolumeService};
 
@@ -45,8 +45,12 @@ pub async fn create(
     let project_id = context.project();
     quota::check_group(&service.options, &mut tx, project_id).await?;
     let (source_group, group_snapshot_id) = match &source {
-        Source::Group(group) => (group.clone(), None),
+        Source::Group(group) => {
+            claim(&mut tx, Change::group(group.id)).await?;
+            (group.clone(), None)
+        }
         Source::GroupSnapshot(snapshot) => {
+            claim(&mut tx, Change::group_snapshot(snapshot.id)).await?;
             let found = groups::get(&mut tx, snapshot.group_id).await?;
             let group = found.ok_or_else(|| super::groups::not_found(snapshot.group_id))?;
             (group, Some(snapshot.id))
@@ -105,6 +109,15 @@ pub async fn create(
     tx.commit().await?;
     rung.iter().for_each(|queue| service.doorbell.ring(queue));
     Ok(group)
+}
+
+/// Touches the source's row: a delete of it cannot pass this transaction.
+async fn claim(tx: &mut Tx, touch: Change) -> Result<()> {
+    let change = touch.and("status <> ?", &[status::DELETING.into()]);
+    if change.apply(tx).await?.is_done() {
+        return Ok(());
+    }
+    Err(Error::invalid_group("The source is being deleted."))
 }
 
 fn new_volume(group: &Group, clone: &Clone, multiattach: bool) -> NewVolume {

@@ -162,19 +162,6 @@ pub fn check_size(volume_type: &VolumeType, specs: &ExtraSpecs, size_gib: u32) -
     }
 }
 
-/// The zones that a type's volumes may be in (`RESKEY:availability_zones`, with commas between);
-/// none where they may be in all.
-pub fn zones(specs: &ExtraSpecs) -> Option<Vec<String>> {
-    let text = specs.get("RESKEY:availability_zones")?;
-    let zones = text.split(',').map(str::trim);
-    Some(
-        zones
-            .filter(|zone| !zone.is_empty())
-            .map(str::to_owned)
-            .collect(),
-    )
-}
-
 /// Makes a type.
 pub async fn create(service: &VolumeService, new: NewType) -> Result<TypeDetails> {
     check_specs(&new.extra_specs)?;

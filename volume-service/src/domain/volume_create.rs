@@ -101,7 +101,7 @@ pub async fn create(
         Some(group) => Some(group.availability_zone.as_str()),
         None => request.availability_zone.as_deref(),
     };
-    let availability_zone = choose_zone(service, zone, &source, &extra_specs).await?;
+    let availability_zone = choose_zone(service, zone, &source).await?;
     let host = choose_host(&source, group.as_ref())?;
     let new = NewVolume {
         id: Uuid::new_v4(),
@@ -482,29 +482,11 @@ pub(super) fn is_multiattach_spec(specs: &ExtraSpecs) -> bool {
         .is_some_and(|value| value == "<is> True")
 }
 
-/// The zones of the type that are there; empty where its volumes may be anywhere.
-async fn zones_of_type(service: &VolumeService, specs: &ExtraSpecs) -> Result<Vec<String>> {
-    let Some(mut zones) = types::zones(specs) else {
-        return Ok(Vec::new());
-    };
-    let text = zones.join(", ");
-    let known = services::zones(service).await?;
-    zones.retain(|zone| known.contains_key(zone));
-    if zones.is_empty() {
-        return Err(Error::Invalid(format!(
-            "Volume type is only supported in these availability zones: {text}"
-        )));
-    }
-    Ok(zones)
-}
-
-/// The zone asked for, else the source's, else the type's first or the default one; it must exist
-/// and suit the type.
+/// The zone asked for, else the source's, else the default one; it must exist.
 async fn choose_zone(
     service: &VolumeService,
     asked: Option<&str>,
     source: &Found,
-    extra_specs: &ExtraSpecs,
 ) -> Result<String> {
     let source_zone = match source {
         Found::Snapshot { volume, .. } => Some((volume.availability_zone.as_str(), "snapshot")),
@@ -512,20 +494,12 @@ async fn choose_zone(
         _ => None,
     };
     let options = &service.options;
-    let of_type = zones_of_type(service, extra_specs).await?;
-    let wanted = asked.or(source_zone.map(|(zone, _)| zone));
-    let zone = match (wanted, of_type.first()) {
-        (None, Some(first)) => first.clone(),
-        (wanted, _) => {
-            let wanted = wanted.unwrap_or(options.default_zone());
-            services::existing_zone(service, wanted)
-                .await?
-                .filter(|zone| of_type.is_empty() || of_type.contains(zone))
-                .ok_or_else(|| {
-                    Error::Invalid(format!("Availability zone '{wanted}' is invalid."))
-                })?
-        }
-    };
+    let zone = asked
+        .or(source_zone.map(|(zone, _)| zone))
+        .unwrap_or(options.default_zone());
+    let zone = services::existing_zone(service, zone)
+        .await?
+        .ok_or_else(|| Error::Invalid(format!("Availability zone '{zone}' is invalid.")))?;
     match source_zone {
         Some((source_zone, what)) if options.cloned_volume_same_az && source_zone != zone => {
             Err(Error::invalid_input(format!(

@@ -325,39 +325,3 @@ async fn types_limit_the_sizes_of_their_volumes() {
         assert_eq!(answer.status.as_u16(), status, "{size}");
     }
 }
-
-#[tokio::test]
-async fn types_may_be_for_some_zones_only() {
-    let world = World::new().await;
-    world.report_in("mars@store#volumes", "mars").await;
-    for (name, zones) in [("here", "moon, nova"), ("there", "mars"), ("gone", "moon")] {
-        let specs = json!({"RESKEY:availability_zones": zones});
-        let body = json!({"volume_type": {"name": name, "extra_specs": specs}});
-        world.post(ADMIN, "/types", body).send().await.expect(200);
-    }
-    let body = json!({"volume": {"size": 1, "volume_type": "here", "availability_zone": "nova"}});
-    let body = world
-        .post(MEMBER, "/volumes", body)
-        .send()
-        .await
-        .expect(202);
-    assert_eq!(body["volume"]["availability_zone"], "nova");
-    let body = json!({"volume": {"size": 1, "volume_type": "there"}});
-    let body = world
-        .post(MEMBER, "/volumes", body)
-        .send()
-        .await
-        .expect(202);
-    assert_eq!(body["volume"]["availability_zone"], "mars");
-    for bad in [
-        json!({"size": 1, "volume_type": "there", "availability_zone": "nova"}),
-        json!({"size": 1, "volume_type": "gone"}),
-    ] {
-        let body = json!({ "volume": bad });
-        world
-            .post(MEMBER, "/volumes", body)
-            .send()
-            .await
-            .fault(400, "badRequest");
-    }
-}

@@ -239,16 +239,6 @@ impl World {
         tx.commit().await.unwrap();
     }
 
-    /// A manager of another zone reports.
-    pub async fn report_in(&self, pool: &str, zone: &str) {
-        let mut tx = self.service.database.begin().await.unwrap();
-        let host = pool.split('#').next().unwrap();
-        services::heartbeat(&mut tx, services::VOLUME, host, zone)
-            .await
-            .unwrap();
-        tx.commit().await.unwrap();
-    }
-
     fn call<'a>(&'a self, method: &'static str, token: &'a str, path: &str) -> Call<'a> {
         let path = format!("/v3{path}");
         Call {
