@@ -26,6 +26,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     2 "0002_volume_service",
     3 "0003_image_service",
     4 "0004_volume_extend",
+    5 "0005_groups_types",
     6 "0006_attachments",
 ];
 

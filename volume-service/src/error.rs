@@ -34,6 +34,9 @@ pub enum Error {
     /// No service that could do it is up (503); the request may be repeated.
     #[error("{0}")]
     Unavailable(String),
+    /// The operator has to mend the configuration (500); the text is for the client all the same.
+    #[error("{0}")]
+    Misconfigured(String),
     /// The caller's roles do not allow it (403).
     #[error(transparent)]
     Denied(#[from] policy::Denied),
@@ -62,6 +65,16 @@ impl Error {
     /// Cinder's `InvalidSnapshot`.
     pub fn invalid_snapshot(reason: impl Display) -> Self {
         Error::Invalid(format!("Invalid snapshot: {reason}"))
+    }
+
+    /// Cinder's `InvalidGroup`.
+    pub fn invalid_group(reason: impl Display) -> Self {
+        Error::Invalid(format!("Invalid Group: {reason}"))
+    }
+
+    /// Cinder's `InvalidGroupSnapshot`.
+    pub fn invalid_group_snapshot(reason: impl Display) -> Self {
+        Error::Invalid(format!("Invalid GroupSnapshot: {reason}"))
     }
 
     /// Cinder's `InvalidBackup`.
@@ -94,6 +107,10 @@ impl From<Error> for Fault {
             }
             Error::PreconditionFailed => Fault::new(StatusCode::PRECONDITION_FAILED, ""),
             Error::Unavailable(message) => Fault::unavailable(message),
+            Error::Misconfigured(message) => {
+                tracing::error!("{message}");
+                Fault::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+            }
             Error::Denied(denied) => denied.into(),
             Error::Image(error) => image_fault(error),
             Error::Database(error @ database::Error::Unavailable(_)) => {

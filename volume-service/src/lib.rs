@@ -78,8 +78,10 @@ impl VolumeService {
         }
     }
 
-    /// What the first start makes: the default volume type. Idempotent.
+    /// What the first start makes: the default volume type, the type of consistency groups.
+    /// Idempotent.
     pub async fn bootstrap(&self) -> Result<()> {
-        domain::types::ensure_default(self).await
+        domain::types::ensure_default(self).await?;
+        domain::group_types::ensure_default(self).await
     }
 }

@@ -222,23 +222,32 @@ impl Manager {
 
     /// Where the image of `volume` is, or is to be.
     pub(crate) fn place(&self, volume: &Volume) -> Result<Placement<'_>, TaskError> {
-        let host = volume.host.as_deref().unwrap_or_default();
+        let (backend, pool) = self.backend_and_pool(volume.host.as_deref())?;
+        Ok(Placement {
+            backend,
+            image: ImageSpec::new(pool, volume_image_name(volume.id)),
+        })
+    }
+
+    /// The backend of a `host@backend#pool`.
+    pub(crate) fn backend(&self, host: Option<&str>) -> Result<&Backend, TaskError> {
+        Ok(self.backend_and_pool(host)?.0)
+    }
+
+    fn backend_and_pool<'a>(
+        &self,
+        host: Option<&'a str>,
+    ) -> Result<(&Backend, &'a str), TaskError> {
+        let host = host.unwrap_or_default();
         let parsed = host
             .split_once('@')
             .and_then(|(_, rest)| rest.split_once('#'));
         let backend = parsed.and_then(|(backend, pool)| Some((self.backends.get(backend)?, pool)));
-        let (backend, pool) = backend.ok_or_else(|| {
+        backend.ok_or_else(|| {
             TaskError::new(
                 "UnknownBackend",
-                format!(
-                    "volume {}: {host:?} is no backend of this manager",
-                    volume.id
-                ),
+                format!("{host:?} is no backend of this manager"),
             )
-        })?;
-        Ok(Placement {
-            backend,
-            image: ImageSpec::new(pool, volume_image_name(volume.id)),
         })
     }
 

@@ -15,6 +15,8 @@ pub struct Options {
     pub cloned_volume_same_az: bool,
     /// Name of the type of volumes that name none.
     pub default_volume_type: String,
+    /// Name of the group type that `group_types/default` shows.
+    pub default_group_type: Option<String>,
     pub quota_volumes: i64,
     pub quota_snapshots: i64,
     pub quota_gigabytes: i64,
@@ -53,6 +55,7 @@ impl Default for Options {
             allow_availability_zone_fallback: false,
             cloned_volume_same_az: true,
             default_volume_type: "__DEFAULT__".to_owned(),
+            default_group_type: None,
             quota_volumes: 10,
             quota_snapshots: 10,
             quota_gigabytes: 1000,

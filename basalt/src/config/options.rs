@@ -80,6 +80,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("DEFAULT", "default_availability_zone", Text, "", "Zone of new volumes; the node's unless set."),
     option("DEFAULT", "allow_availability_zone_fallback", Boolean, "false", "Take the default zone where the asked one is unknown."),
     option("DEFAULT", "cloned_volume_same_az", Boolean, "true", "A copy of a volume or snapshot stays in the zone of its source."),
+    option("DEFAULT", "default_group_type", Text, "", "Group type that group_types/default shows."),
     option("DEFAULT", "default_volume_type", Text, "__DEFAULT__", "Type of volumes that ask for none."),
     option("DEFAULT", "enabled_backends", List, "basalt", "Sections that each describe a backend."),
     option("DEFAULT", "enable_force_upload", Boolean, "false", "Let a volume in use be uploaded to an image with force."),

@@ -24,6 +24,7 @@ pub fn volume_options(config: &Config) -> Result<volume_service::Options, Config
             .boolean("DEFAULT", "allow_availability_zone_fallback")?,
         cloned_volume_same_az: config.boolean("DEFAULT", "cloned_volume_same_az")?,
         default_volume_type: required(config, "DEFAULT", "default_volume_type")?,
+        default_group_type: config.text("DEFAULT", "default_group_type")?,
         quota_volumes: limit("quota_volumes")?,
         quota_snapshots: limit("quota_snapshots")?,
         quota_gigabytes: limit("quota_gigabytes")?,

@@ -60,19 +60,12 @@ fn parse(call: &Call, volume: &Object<'_>) -> Result<Request, BadInput> {
     let size_gib = volume
         .integer("size", 1..=body::MAX_INT)?
         .and_then(|size| u32::try_from(size).ok());
-    let group = if call.at_least(13) {
-        volume.string("group_id", 0..=255)?
+    let group_id = if call.at_least(13) {
+        volume.uuid("group_id")?
     } else {
         None
     };
-    if group
-        .or(volume.uuid("consistencygroup_id")?)
-        .is_some_and(|id| !id.is_empty())
-    {
-        return Err(BadInput::invalid_input(
-            "volumes cannot be created in groups",
-        ));
-    }
+    let group_id = group_id.or(volume.uuid("consistencygroup_id")?);
     Ok(Request {
         size_gib,
         name: body::name(volume)?,
@@ -82,6 +75,7 @@ fn parse(call: &Call, volume: &Object<'_>) -> Result<Request, BadInput> {
         availability_zone: volume
             .string("availability_zone", 1..=255)?
             .map(|zone| zone.trim().to_owned()),
+        group_id: group_id.map(str::to_owned),
         source: source(call, volume)?,
     })
 }

@@ -137,3 +137,14 @@ pub async fn delete_of_project(tx: &mut Tx, project_id: &str) -> Result<()> {
     .await?;
     Ok(())
 }
+
+/// Takes limits along when their resource gets another name (a volume type was renamed).
+pub async fn rename_resource(tx: &mut Tx, from: &str, to: &str) -> Result<()> {
+    for table in ["quotas", "quota_classes"] {
+        let delete = format!("DELETE FROM {table} WHERE resource = ?");
+        tx.execute(&delete, params![to]).await?;
+        let rename = format!("UPDATE {table} SET resource = ? WHERE resource = ?");
+        tx.execute(&rename, params![to, from]).await?;
+    }
+    Ok(())
+}

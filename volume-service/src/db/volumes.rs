@@ -24,6 +24,8 @@ pub struct Volume {
     pub host: Option<String>,
     pub service_uuid: Option<Uuid>,
     pub volume_type_id: Uuid,
+    /// The group it belongs to.
+    pub group_id: Option<Uuid>,
     pub snapshot_id: Option<Uuid>,
     pub source_volid: Option<Uuid>,
     pub bootable: bool,
@@ -44,7 +46,7 @@ pub struct Volume {
 
 pub(crate) const COLUMNS: &str = "id, user_id, project_id, name, description, status, previous_status, \
     attach_status, migration_status, size_gib, availability_zone, host, service_uuid, volume_type_id, \
-    snapshot_id, source_volid, bootable, multiattach, readonly, replication_status, provider_id, \
+    group_id, snapshot_id, source_volid, bootable, multiattach, readonly, replication_status, provider_id, \
     consumes_quota, created_at, updated_at, scheduled_at, launched_at, terminated_at";
 
 impl Volume {
@@ -65,6 +67,7 @@ impl Volume {
             host: row.get("host")?,
             service_uuid: row.get("service_uuid")?,
             volume_type_id: row.get("volume_type_id")?,
+            group_id: row.get("group_id")?,
             snapshot_id: row.get("snapshot_id")?,
             source_volid: row.get("source_volid")?,
             bootable: row.get("bootable")?,
@@ -117,6 +120,7 @@ pub async fn insert(tx: &mut Tx, new: NewVolume) -> Result<Volume> {
         host: new.host,
         service_uuid: None,
         volume_type_id: new.volume_type_id,
+        group_id: None,
         snapshot_id: new.snapshot_id,
         source_volid: new.source_volid,
         bootable: false,

@@ -369,6 +369,7 @@ async fn restore_to_new(
     name: Option<String>,
 ) -> Result<Restoring> {
     let request = volume_create::Request {
+        group_id: None,
         size_gib: Some(backup.size_gib),
         name: Some(name.unwrap_or_else(|| format!("restore_backup_{}", backup.id))),
         description: Some("auto-created_from_restore_from_backup".to_owned()),

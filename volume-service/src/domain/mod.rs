@@ -3,15 +3,26 @@
 
 pub mod attachments;
 pub mod backups;
+pub mod default_types;
 pub mod detach_guard;
+pub mod group_delete;
+pub mod group_from_source;
+pub mod group_replication;
+pub mod group_snapshots;
+pub mod group_types;
+pub mod group_update;
+pub mod groups;
 pub mod limits;
 pub mod listing;
 pub mod manage;
 pub mod manageable;
 pub mod messages;
+pub mod qos_specs;
 pub mod quota;
 pub mod services;
 pub mod snapshots;
+pub mod transfers;
+pub mod type_encryption;
 pub mod types;
 pub mod volume_actions;
 pub mod volume_attach;

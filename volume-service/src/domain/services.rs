@@ -19,6 +19,16 @@ pub async fn zones(service: &VolumeService) -> Result<BTreeMap<String, bool>> {
     Ok(zones)
 }
 
+/// The zone if it is there; otherwise the default one where the operator allows that, or none.
+pub async fn existing_zone(service: &VolumeService, zone: &str) -> Result<Option<String>> {
+    if zones(service).await?.contains_key(zone) {
+        return Ok(Some(zone.to_owned()));
+    }
+    let options = &service.options;
+    let fallback = options.allow_availability_zone_fallback;
+    Ok(fallback.then(|| options.default_zone().to_owned()))
+}
+
 /// The backup service that takes a job: enabled, up, and of the zone if one is asked for.
 pub async fn choose_backup_service(service: &VolumeService, zone: Option<&str>) -> Result<Service> {
     let down_time_s = service.options.service_down_time_s;

@@ -176,7 +176,8 @@ pub(super) async fn insert_row(
     })
 }
 
-fn check_source(volume: &Volume, in_use_too: bool) -> Result<()> {
+/// Whether a snapshot may be made of this volume.
+pub(super) fn check_source(volume: &Volume, in_use_too: bool) -> Result<()> {
     let cannot = |reason: &str| {
         Err(Error::invalid_volume(format!(
             "The snapshot cannot be created {reason}"
@@ -249,10 +250,12 @@ pub async fn delete(
 ) -> Result<()> {
     let id = snapshot.id;
     let mut tx = service.database.begin().await?;
-    let mut change = Change::snapshot(id).status(match manner {
-        Manner::Unmanage => status::UNMANAGING,
-        Manner::Delete | Manner::ForceDelete => status::DELETING,
-    });
+    let mut change = Change::snapshot(id)
+        .status(match manner {
+            Manner::Unmanage => status::UNMANAGING,
+            Manner::Delete | Manner::ForceDelete => status::DELETING,
+        })
+        .and("group_snapshot_id IS NULL", &[]);
     if manner != Manner::ForceDelete {
         change = change.when(&[status::AVAILABLE, status::ERROR]);
     }

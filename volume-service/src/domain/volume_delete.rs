@@ -56,6 +56,7 @@ pub async fn delete(
             "NOT EXISTS (SELECT 1 FROM volume_attachments a WHERE a.volume_id = volumes.id AND a.attach_status = ?)",
             &[status::ATTACHED.into()],
         )
+        .and("group_id IS NULL", &[])
         .and(
             "migration_status IS NULL OR migration_status IN ('deleting', 'error', 'success')",
             &[],

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::Options;
 use crate::compute::Compute;
-use crate::db::{backups, snapshots, status, volumes};
+use crate::db::{backups, group_snapshots, groups, snapshots, status, volumes};
 use crate::images;
 use crate::manager::{Backend, BackupTarget, Manager, snapshot_name, volume_image_name};
 
@@ -236,6 +236,52 @@ impl World {
         snapshot.id
     }
 
+    /// The row of an `available` group with these volumes.
+    pub async fn group_row(&self, volumes: &[Uuid]) -> Uuid {
+        let group = groups::Group {
+            id: Uuid::new_v4(),
+            user_id: "user".into(),
+            project_id: "project".into(),
+            name: None,
+            description: None,
+            status: status::AVAILABLE.into(),
+            availability_zone: "nova".into(),
+            host: Some(HOST.into()),
+            group_type_id: Uuid::new_v4(),
+            group_snapshot_id: None,
+            source_group_id: None,
+            replication_status: groups::REPLICATION_DISABLED.into(),
+            created_at: 1,
+        };
+        let mut tx = self.database.begin().await.unwrap();
+        groups::insert(&mut tx, &group, &[]).await.unwrap();
+        tx.commit().await.unwrap();
+        for volume_id in volumes {
+            let text = group.id.to_string();
+            self.set("volumes", *volume_id, "group_id", &text).await;
+        }
+        group.id
+    }
+
+    /// The row of a group snapshot that is not taken yet.
+    pub async fn group_snapshot_row(&self, group_id: Uuid) -> Uuid {
+        let new = group_snapshots::GroupSnapshot {
+            id: Uuid::new_v4(),
+            user_id: "user".into(),
+            project_id: "project".into(),
+            group_id,
+            group_type_id: Uuid::new_v4(),
+            name: None,
+            description: None,
+            status: status::CREATING.into(),
+            created_at: 1,
+        };
+        let mut tx = self.database.begin().await.unwrap();
+        group_snapshots::insert(&mut tx, &new).await.unwrap();
+        tx.commit().await.unwrap();
+        new.id
+    }
+
     pub async fn backup_row(
         &self,
         volume_id: Uuid,
@@ -293,6 +339,24 @@ impl World {
         let id = flow.insert(&mut tx).await.unwrap();
         tx.commit().await.unwrap();
         id
+    }
+
+    /// Whether an older flow holds a lock that this one needs.
+    pub async fn is_blocked(&self, flow_id: Uuid) -> bool {
+        let sql = "SELECT COUNT(*) AS n FROM flow_locks mine JOIN flow_locks older \
+                   ON older.resource_key = mine.resource_key AND older.seq < mine.seq \
+                   AND older.exclusive IN (1, 1 - mine.exclusive) WHERE mine.flow_id = ?";
+        let row = self
+            .database
+            .fetch_one(sql, params![flow_id])
+            .await
+            .unwrap();
+        row.get::<i64>("n").unwrap() > 0
+    }
+
+    /// Runs an inserted flow to its end; returns its state.
+    pub async fn finish<F: Flow<Context = Manager>>(&self, flow_id: Uuid) -> &'static str {
+        taskflow::testing::run_to_end::<F>(&self.database, self.manager.clone(), flow_id).await
     }
 
     /// Runs a flow to its end; returns its state.

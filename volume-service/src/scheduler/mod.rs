@@ -5,6 +5,7 @@
 //! that manager's queue, in one transaction. Several schedulers may run: the move is conditional.
 
 mod filters;
+mod groups;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::flows::{self, CreateVolumeParams, VolumeSource};
 use crate::{Result, SCHEDULER_QUEUE, VolumeService};
 
 pub use filters::{Candidate, Wish, choose};
+pub use groups::choose_for_group;
 
 /// How long the scheduler waits for a ring before it looks by itself.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -92,8 +94,9 @@ impl Scheduler {
             return Ok(0);
         }
         let services = services::list(&self.service.database).await?;
-        let mut candidates =
-            self.candidates(services::pools(&self.service.database).await?, &services);
+        let down_time_s = self.service.options.service_down_time_s;
+        let pools = services::pools(&self.service.database).await?;
+        let mut candidates = usable(down_time_s, pools, &services);
         let mut moved = 0;
         for flow in &waiting {
             if self.schedule(flow, &mut candidates).await? {
@@ -101,25 +104,6 @@ impl Scheduler {
             }
         }
         Ok(moved)
-    }
-
-    /// The pools whose service is enabled and up.
-    fn candidates(&self, pools: Vec<Pool>, services: &[Service]) -> Vec<Candidate> {
-        let down_time_s = self.service.options.service_down_time_s;
-        let usable = |pool: Pool| {
-            let service = services.iter().find(|service| {
-                service.binary == services::VOLUME && service.host == pool.service_host
-            })?;
-            let up = !service.disabled
-                && service.is_up(down_time_s)
-                && pool.capabilities.backend_state == "up";
-            up.then(|| Candidate {
-                pool,
-                service_id: service.id,
-                availability_zone: service.availability_zone.clone(),
-            })
-        };
-        pools.into_iter().filter_map(usable).collect()
     }
 
     /// Moves one flow to the pool that suits it best, or ends it when none does.
@@ -176,6 +160,24 @@ impl Scheduler {
         self.service.doorbell.ring(&queue);
         Ok(true)
     }
+}
+
+/// The pools whose service is enabled and up.
+fn usable(down_time_s: u32, pools: Vec<Pool>, services: &[Service]) -> Vec<Candidate> {
+    let candidate = |pool: Pool| {
+        let service = services.iter().find(|service| {
+            service.binary == services::VOLUME && service.host == pool.service_host
+        })?;
+        let up = !service.disabled
+            && service.is_up(down_time_s)
+            && pool.capabilities.backend_state == "up";
+        up.then(|| Candidate {
+            pool,
+            service_id: service.id,
+            availability_zone: service.availability_zone.clone(),
+        })
+    };
+    pools.into_iter().filter_map(candidate).collect()
 }
 
 /// The volume is in error, and its owner is told why.
