@@ -49,6 +49,9 @@ pub enum Error {
     /// A flow could not be inserted.
     #[error(transparent)]
     Flow(#[from] taskflow::Error),
+    /// A row that flows and the scheduler share could not be written.
+    #[error(transparent)]
+    Task(#[from] taskflow::TaskError),
 }
 
 impl Error {
@@ -119,6 +122,7 @@ impl From<Error> for Fault {
             }
             Error::Database(error) => error.into(),
             Error::Flow(error) => Fault::internal(&error),
+            Error::Task(error) => Fault::internal(&error),
         }
     }
 }

@@ -5,10 +5,13 @@ mod actions;
 mod attachments;
 mod availability_zones;
 mod backup_actions;
+mod backup_records;
 mod backups;
 mod body;
 mod call;
+mod capabilities;
 mod cgsnapshots;
+mod clusters;
 mod consistency_groups;
 mod default_types;
 mod extensions;
@@ -18,6 +21,7 @@ mod group_snapshots;
 mod group_specs;
 mod group_types;
 mod groups;
+mod hosts;
 mod limits;
 mod list_params;
 mod manageable;
@@ -28,6 +32,8 @@ mod qos_specs;
 mod quota_classes;
 mod quota_sets;
 mod resource_filters;
+mod scheduler_hints;
+mod service_logs;
 mod services;
 mod snapshot_actions;
 mod snapshot_metadata;
@@ -44,7 +50,9 @@ mod volume_create;
 mod volume_filters;
 mod volume_image_actions;
 mod volume_metadata;
+mod volume_relocation;
 mod volumes;
+mod workers;
 
 use std::sync::Arc;
 
@@ -96,6 +104,7 @@ fn resources() -> Router<Arc<VolumeService>> {
         .merge(consistency_groups::routes())
         .merge(cgsnapshots::routes())
         .merge(operations())
+        .merge(infrastructure())
 }
 
 fn volumes_and_metadata() -> Router<Arc<VolumeService>> {
@@ -161,6 +170,11 @@ fn backups_and_actions() -> Router<Arc<VolumeService>> {
             get(backups::show)
                 .put(backups::update)
                 .delete(backups::delete),
+        )
+        .route("/v3/backups/import_record", post(backup_records::import))
+        .route(
+            "/v3/backups/{id}/export_record",
+            get(backup_records::export),
         )
         .route("/v3/backups/{id}/restore", post(backups::restore))
         .route("/v3/backups/{id}/action", post(backup_actions::act))
@@ -318,7 +332,7 @@ fn operations() -> Router<Arc<VolumeService>> {
             get(quota_classes::show).put(quota_classes::update),
         )
         .route("/v3/os-services", get(services::index))
-        .route("/v3/os-services/{action}", put(services::update))
+        .route("/v3/os-services/{action}", put(services::act))
         .route("/v3/os-availability-zone", get(availability_zones::index))
         .route("/v3/extensions", get(extensions::index))
         .route("/v3/extensions/{alias}", get(extensions::show))
@@ -329,4 +343,19 @@ fn operations() -> Router<Arc<VolumeService>> {
             "/v3/messages/{id}",
             get(messages::show).merge(delete(messages::delete)),
         )
+}
+
+/// Hosts, clusters, back-ends: what operators look at.
+fn infrastructure() -> Router<Arc<VolumeService>> {
+    Router::new()
+        .route("/v3/os-hosts", get(hosts::index))
+        .route("/v3/os-hosts/{host}", get(hosts::show))
+        .route("/v3/capabilities/{host}", get(capabilities::show))
+        .route("/v3/clusters", get(clusters::index))
+        .route("/v3/clusters/detail", get(clusters::detail))
+        .route(
+            "/v3/clusters/{name}",
+            get(clusters::show).put(clusters::update),
+        )
+        .route("/v3/workers/cleanup", post(workers::cleanup))
 }

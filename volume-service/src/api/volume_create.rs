@@ -7,7 +7,7 @@ use rest::{BadInput, JsonBody};
 
 use super::call::Call;
 use super::views::volumes::{One, VolumeView};
-use super::{Answer, body};
+use super::{Answer, body, scheduler_hints};
 use crate::domain::volume_create::{self as domain, Request, SourceRef};
 
 const MULTIATTACH_REMOVED: &str = "multiattach parameter has been removed. The default behavior is to use multiattach \
@@ -39,8 +39,8 @@ pub(super) async fn create(call: Call, body: JsonBody) -> Answer<(StatusCode, Js
     let body = body::required(body)?;
     let body = Object::new(&body)?;
     body.only(&["volume", HINTS])?;
-    body.object(HINTS)?;
-    let request = parse(&call, &body.required_object("volume")?)?;
+    let mut request = parse(&call, &body.required_object("volume")?)?;
+    request.hints = scheduler_hints::parse(body.object(HINTS)?)?;
     let details = domain::create(&call.service, &call.context, request).await?;
     Ok((
         StatusCode::ACCEPTED,
@@ -77,6 +77,7 @@ fn parse(call: &Call, volume: &Object<'_>) -> Result<Request, BadInput> {
             .map(|zone| zone.trim().to_owned()),
         group_id: group_id.map(str::to_owned),
         source: source(call, volume)?,
+        hints: serde_json::Map::new(),
     })
 }
 

@@ -1,9 +1,13 @@
 //! Table `volumes`.
 
+use std::collections::HashMap;
+
 use database::{Result, Row, Tx, now_us, params};
 use uuid::Uuid;
 
-use super::{Change, Outcome, Source, attachments, exports, metadata, placeholders, status};
+use super::{
+    Change, Outcome, Source, attachments, exports, metadata, placeholders, placements, status,
+};
 
 /// One live volume.
 #[derive(Debug, Clone)]
@@ -195,6 +199,7 @@ pub async fn delete(tx: &mut Tx, id: Uuid) -> Result<Outcome> {
     metadata::delete_all(tx, metadata::Kind::VolumeImage, id).await?;
     attachments::delete_of_volume(tx, id).await?;
     exports::delete_of_volume(tx, id).await?;
+    placements::delete(tx, id).await?;
     Ok(outcome)
 }
 
@@ -205,6 +210,15 @@ pub async fn any_of_type(tx: &mut Tx, volume_type_id: Uuid) -> Result<bool> {
         .fetch_optional(sql, params![volume_type_id])
         .await?
         .is_some())
+}
+
+/// How many live volumes each host (`host@backend#pool`) has; hosts without any are absent.
+pub async fn count_by_host<'a>(from: impl Into<Source<'a>>) -> Result<HashMap<String, u64>> {
+    let sql = "SELECT host, COUNT(*) AS n FROM volumes WHERE deleted_at IS NULL AND host IS NOT NULL GROUP BY host";
+    let rows = from.into().fetch_all(sql, params![]).await?;
+    rows.iter()
+        .map(|row| Ok((row.get("host")?, row.get("n")?)))
+        .collect()
 }
 
 /// The sum of the sizes of live volumes on `host` (`host@backend#pool`), in GiB.

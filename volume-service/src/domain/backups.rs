@@ -377,6 +377,7 @@ async fn restore_to_new(
         metadata: Metadata::new(),
         availability_zone: None,
         source: SourceRef::Backup(backup.id.to_string()),
+        hints: serde_json::Map::new(),
     };
     let created = volume_create::create(service, context, request).await?;
     Ok(Restoring {

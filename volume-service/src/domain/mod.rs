@@ -2,7 +2,9 @@
 //! one transaction, ring the doorbell. A file per resource.
 
 pub mod attachments;
+pub mod backup_records;
 pub mod backups;
+pub mod clusters;
 pub mod default_types;
 pub mod detach_guard;
 pub mod group_delete;
@@ -12,6 +14,7 @@ pub mod group_snapshots;
 pub mod group_types;
 pub mod group_update;
 pub mod groups;
+pub mod hosts;
 pub mod limits;
 pub mod listing;
 pub mod manage;
@@ -19,6 +22,7 @@ pub mod manageable;
 pub mod messages;
 pub mod qos_specs;
 pub mod quota;
+pub mod relocation;
 pub mod services;
 pub mod snapshots;
 pub mod transfers;
@@ -30,6 +34,7 @@ pub mod volume_create;
 pub mod volume_delete;
 pub mod volume_image;
 pub mod volumes;
+pub mod workers;
 
 use rest::RequestContext;
 use uuid::Uuid;

@@ -62,6 +62,8 @@ pub enum Addition {
     Growth {
         to_gib: u32,
     },
+    /// A volume of another type becomes one of this: only the type's own limits count.
+    Retype,
 }
 
 /// Checks that `project_id` may add this, under the project's lock, which the transaction keeps.
@@ -80,8 +82,30 @@ pub async fn check_volumes(
         Addition::Volume => additions.volume(volume_type, size_gib),
         Addition::Snapshot => additions.snapshot(volume_type, size_gib),
         Addition::Growth { to_gib } => additions.growth(volume_type, size_gib, to_gib),
+        Addition::Retype => {
+            return check_retype(options, tx, project_id, volume_type, size_gib).await;
+        }
     }
     check_additions(options, tx, project_id, &additions).await
+}
+
+/// A volume of another type becomes one of this: only the type's own limits count.
+async fn check_retype(
+    options: &Options,
+    tx: &mut Tx,
+    project_id: &str,
+    volume_type: &VolumeType,
+    size_gib: u32,
+) -> Result<()> {
+    quotas::lock(tx, project_id).await?;
+    let limits = effective_limits(options, tx, project_id).await?;
+    let usage = quotas::volume_usage(&mut *tx, project_id).await?;
+    let used = Consumed::of(options, &usage, volume_type);
+    let name = &volume_type.name;
+    let resource = format!("gigabytes_{name}");
+    check_size(&limits, &resource, used.type_gigabytes, i64::from(size_gib))?;
+    let resource = format!("volumes_{name}");
+    check_count(&limits, "volumes", &resource, used.type_volumes, 1)
 }
 
 /// Volumes and snapshots that a transaction is about to add together, by volume type.
@@ -241,9 +265,15 @@ impl Consumed {
             .get(&volume_type.id)
             .copied()
             .unwrap_or_default();
-        consumed.type_volumes = volumes.count;
+        let coming = usage
+            .retyping
+            .get(&volume_type.id)
+            .copied()
+            .unwrap_or_default();
+        consumed.type_volumes = volumes.count.saturating_add(coming.count);
         consumed.type_snapshots = snapshots.count;
-        consumed.type_gigabytes = gigabytes(options, volumes, snapshots);
+        consumed.type_gigabytes =
+            gigabytes(options, volumes, snapshots).saturating_add(coming.size_gib);
         consumed
     }
 

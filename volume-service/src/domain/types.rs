@@ -231,7 +231,9 @@ pub async fn delete(service: &VolumeService, volume_type: &VolumeType) -> Result
             "The volume type {id} is the only currently defined volume type and cannot be deleted."
         )));
     }
-    if db::volumes::any_of_type(&mut tx, id).await? {
+    if db::volumes::any_of_type(&mut tx, id).await?
+        || db::placements::any_to_type(&mut tx, id).await?
+    {
         return Err(Error::Invalid(
             "Target volume type is still in use.".to_owned(),
         ));

@@ -2,6 +2,7 @@
 
 use database::Tx;
 use rest::RequestContext;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::group_update::backend;
@@ -11,13 +12,14 @@ use super::{backups, groups, requester, services, snapshots, types, volume_image
 use crate::db::backups::Backup;
 use crate::db::groups::Group;
 use crate::db::metadata::{self, Kind, Metadata};
+use crate::db::placements::{self, Placement};
 use crate::db::snapshots::Snapshot;
 use crate::db::volume_types::{ExtraSpecs, VolumeType};
 use crate::db::volumes::{NewVolume, Volume};
 use crate::db::{self, Change, Outcome, status};
 use crate::flows::{self, CreateVolume, CreateVolumeParams, VolumeSource};
 use crate::images::{self, Image};
-use crate::{Error, Result, SCHEDULER_QUEUE, VolumeService};
+use crate::{Error, Result, SCHEDULER_QUEUE, VolumeService, scheduler};
 
 /// The states of a volume that can be cloned.
 const CLONEABLE: &[&str] = &[status::AVAILABLE, status::IN_USE];
@@ -51,6 +53,8 @@ pub struct Request {
     /// The group that it is to be in.
     pub group_id: Option<String>,
     pub source: SourceRef,
+    /// `OS-SCH-HNT:scheduler_hints`, for the scheduler's filters.
+    pub hints: Map<String, Value>,
 }
 
 /// A source that was found.
@@ -103,8 +107,14 @@ pub async fn create(
         Some(group) => Some(group.availability_zone.as_str()),
         None => request.availability_zone.as_deref(),
     };
-    let availability_zone = choose_zone(service, zone, &source).await?;
+    let zones = choose_zones(service, zone, &source, &extra_specs).await?;
     let host = choose_host(&source, group.as_ref())?;
+    let placement = Placement {
+        hints: request.hints,
+        availability_zones: zones.of_type,
+        attempts_left: service.options.scheduler_max_attempts,
+        ..Placement::default()
+    };
     let new = NewVolume {
         id: Uuid::new_v4(),
         user_id: context.user_id.clone(),
@@ -112,7 +122,7 @@ pub async fn create(
         name: request.name,
         description: request.description,
         size_gib,
-        availability_zone,
+        availability_zone: zones.own,
         host: host.clone(),
         volume_type_id: volume_type.id,
         snapshot_id: source.snapshot_id(),
@@ -131,6 +141,7 @@ pub async fn create(
         &request.metadata,
         source,
         &queue,
+        placement,
     )
     .await?;
     service.doorbell.ring(&queue);
@@ -155,6 +166,7 @@ async fn insert(
     user_metadata: &Metadata,
     source: Found,
     queue: &str,
+    placement: Placement,
 ) -> Result<Volume> {
     let mut tx = service.database.begin().await?;
     quota::check_volumes(
@@ -193,6 +205,9 @@ async fn insert(
         queue,
     );
     let volume = made.await?;
+    if volume.host.is_none() {
+        placements::put(&mut tx, volume.id, &placement).await?;
+    }
     tx.commit().await?;
     Ok(volume)
 }
@@ -475,7 +490,7 @@ async fn choose_type(
 }
 
 /// Whether the type's volumes may be attached more than once, which takes a rule of its own.
-fn may_multiattach(
+pub(crate) fn may_multiattach(
     service: &VolumeService,
     context: &RequestContext,
     specs: &ExtraSpecs,
@@ -496,17 +511,59 @@ pub(super) fn is_multiattach_spec(specs: &ExtraSpecs) -> bool {
         .is_some_and(|value| value == "<is> True")
 }
 
+/// Where a new volume may be.
+struct Zones {
+    /// The zone of the row, until the scheduler has chosen.
+    own: String,
+    /// Several that the type allows, where neither client nor source names one.
+    of_type: Option<Vec<String>>,
+}
+
+/// The zone that client, source and type leave, or the zones that the type allows.
+async fn choose_zones(
+    service: &VolumeService,
+    asked: Option<&str>,
+    source: &Found,
+    specs: &ExtraSpecs,
+) -> Result<Zones> {
+    let Some(allowed) = scheduler::zones_of_type(specs) else {
+        let own = choose_zone(service, asked, source).await?;
+        return Ok(Zones { own, of_type: None });
+    };
+    if asked.is_none() && source.zone().is_none() {
+        let known = services::zones(service).await?;
+        let usable: Vec<String> = allowed
+            .into_iter()
+            .filter(|zone| known.contains_key(zone))
+            .collect();
+        let default = service.options.default_zone();
+        let own = usable.iter().find(|zone| *zone == default);
+        let own = own.or(usable.first()).cloned().ok_or_else(|| {
+            let text = "Volume type is only supported in zones that do not exist.";
+            Error::invalid_input(text)
+        })?;
+        return Ok(Zones {
+            own,
+            of_type: Some(usable),
+        });
+    }
+    let own = choose_zone(service, asked, source).await?;
+    if !allowed.contains(&own) {
+        return Err(Error::invalid_input(format!(
+            "Volume and volume type are in different availability zones: '{own}' is not among \
+             the zones of the volume type."
+        )));
+    }
+    Ok(Zones { own, of_type: None })
+}
+
 /// The zone asked for, else the source's, else the default one; it must exist.
 async fn choose_zone(
     service: &VolumeService,
     asked: Option<&str>,
     source: &Found,
 ) -> Result<String> {
-    let source_zone = match source {
-        Found::Snapshot { volume, .. } => Some((volume.availability_zone.as_str(), "snapshot")),
-        Found::Volume(volume) => Some((volume.availability_zone.as_str(), "source volume")),
-        _ => None,
-    };
+    let source_zone = source.zone();
     let options = &service.options;
     let zone = asked
         .or(source_zone.map(|(zone, _)| zone))
@@ -525,6 +582,15 @@ async fn choose_zone(
 }
 
 impl Found {
+    /// The zone of the source, and what the source is.
+    fn zone(&self) -> Option<(&str, &'static str)> {
+        match self {
+            Found::Snapshot { volume, .. } => Some((volume.availability_zone.as_str(), "snapshot")),
+            Found::Volume(volume) => Some((volume.availability_zone.as_str(), "source volume")),
+            Found::Nothing | Found::Image(_) | Found::Backup(_) => None,
+        }
+    }
+
     /// Clones are made where their source is.
     fn fixed_host(&self) -> Option<String> {
         match self {

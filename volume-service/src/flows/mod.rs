@@ -35,9 +35,13 @@ mod fake_images;
 mod image_source;
 pub mod manage_snapshot;
 pub mod manage_volume;
+pub mod migrate_volume;
 mod outcome;
 pub mod reimage_volume;
+mod relocate;
+mod removal;
 pub mod restore_backup;
+pub mod retype_volume;
 pub mod revert_volume;
 mod steps;
 #[cfg(test)]
@@ -68,8 +72,10 @@ pub use manage_snapshot::{
     ManageSnapshot, ManageSnapshotParams, UnmanageSnapshot, UnmanageSnapshotParams,
 };
 pub use manage_volume::{ManageVolume, ManageVolumeParams, UnmanageVolume, UnmanageVolumeParams};
+pub use migrate_volume::{MigrateVolume, MigrateVolumeParams, migration_failed};
 pub use reimage_volume::{ReimageVolume, ReimageVolumeParams};
 pub use restore_backup::{RestoreBackup, RestoreBackupParams};
+pub use retype_volume::{MigrationPolicy, RetypeVolume, RetypeVolumeParams, retype_failed};
 pub use revert_volume::{RevertVolume, RevertVolumeParams};
 pub use upload_volume::{UploadVolume, UploadVolumeParams};
 
@@ -104,6 +110,8 @@ pub fn register(worker: WorkerBuilder<Manager>) -> WorkerBuilder<Manager> {
         .flow::<tell_servers::TellServers>()
         .flow::<ManageVolume>()
         .flow::<UnmanageVolume>()
+        .flow::<RetypeVolume>()
+        .flow::<MigrateVolume>()
         .flow::<CreateSnapshot>()
         .flow::<DeleteSnapshot>()
         .flow::<ManageSnapshot>()

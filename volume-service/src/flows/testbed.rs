@@ -168,6 +168,7 @@ impl World {
         let mut manager = Manager {
             database: database.clone(),
             host: "host".into(),
+            cluster: None,
             availability_zone: "nova".into(),
             options: Options::default(),
             backends: [(
@@ -451,27 +452,7 @@ impl World {
     }
 
     pub async fn disk(&self, image: &ImageSpec, snapshot: Option<&str>) -> Disk {
-        let handle = self.store.open(image, snapshot).await.unwrap();
-        let size_bytes = handle.size_bytes();
-        let mut disk = Disk {
-            size_bytes,
-            ..Disk::default()
-        };
-        let change = DiskChange {
-            from: None,
-            to: snapshot,
-        };
-        for extent in self.store.diff(image, change, 0, 100_000).await.unwrap() {
-            let first = extent.offset / BLOCK_BYTES;
-            for block in first..(extent.offset + extent.length).div_ceil(BLOCK_BYTES) {
-                let length = BLOCK_BYTES.min(size_bytes - block * BLOCK_BYTES) as usize;
-                let data = handle.read(block * BLOCK_BYTES, length).await.unwrap();
-                if data.iter().any(|byte| *byte != 0) {
-                    disk.blocks.insert(block, data);
-                }
-            }
-        }
-        disk
+        disk_of(&self.store, image, snapshot).await
     }
 
     pub async fn head(&self, volume_id: Uuid) -> Disk {
@@ -479,31 +460,7 @@ impl World {
     }
 
     pub async fn inventory(&self) -> Inventory {
-        let mut inventory = Inventory::default();
-        for pool in self.store.pools().await.unwrap() {
-            for name in self.store.images(&pool).await.unwrap() {
-                let spec = ImageSpec::new(&pool, &name);
-                let info = self.store.info(&spec).await.unwrap();
-                let head = self.disk(&spec, None).await;
-                let parent = info.parent.map(|parent| timeless(&parent.to_string()));
-                let mut image = ImageState {
-                    head,
-                    parent,
-                    ..ImageState::default()
-                };
-                for snapshot in info.snapshots {
-                    let disk = self.disk(&spec, Some(&snapshot.name)).await;
-                    image
-                        .snapshots
-                        .insert(timeless(&snapshot.name), (disk, snapshot.protected));
-                }
-                inventory.images.insert(spec.to_string(), image);
-            }
-            for name in self.store.objects(&pool).await.unwrap() {
-                inventory.objects.insert(format!("{pool}/{name}"));
-            }
-        }
-        inventory
+        inventory_of(&self.store).await
     }
 
     pub async fn assert_is(&self, expected: &Expected) {
@@ -542,6 +499,59 @@ impl World {
             reverted,
         }
     }
+}
+
+async fn disk_of(store: &Arc<dyn ImageStore>, image: &ImageSpec, snapshot: Option<&str>) -> Disk {
+    let handle = store.open(image, snapshot).await.unwrap();
+    let size_bytes = handle.size_bytes();
+    let mut disk = Disk {
+        size_bytes,
+        ..Disk::default()
+    };
+    let change = DiskChange {
+        from: None,
+        to: snapshot,
+    };
+    for extent in store.diff(image, change, 0, 100_000).await.unwrap() {
+        let first = extent.offset / BLOCK_BYTES;
+        for block in first..(extent.offset + extent.length).div_ceil(BLOCK_BYTES) {
+            let length = BLOCK_BYTES.min(size_bytes - block * BLOCK_BYTES) as usize;
+            let data = handle.read(block * BLOCK_BYTES, length).await.unwrap();
+            if data.iter().any(|byte| *byte != 0) {
+                disk.blocks.insert(block, data);
+            }
+        }
+    }
+    disk
+}
+
+/// Everything in `store`.
+pub(crate) async fn inventory_of(store: &Arc<dyn ImageStore>) -> Inventory {
+    let mut inventory = Inventory::default();
+    for pool in store.pools().await.unwrap() {
+        for name in store.images(&pool).await.unwrap() {
+            let spec = ImageSpec::new(&pool, &name);
+            let info = store.info(&spec).await.unwrap();
+            let head = disk_of(store, &spec, None).await;
+            let parent = info.parent.map(|parent| timeless(&parent.to_string()));
+            let mut image = ImageState {
+                head,
+                parent,
+                ..ImageState::default()
+            };
+            for snapshot in info.snapshots {
+                let disk = disk_of(store, &spec, Some(&snapshot.name)).await;
+                image
+                    .snapshots
+                    .insert(timeless(&snapshot.name), (disk, snapshot.protected));
+            }
+            inventory.images.insert(spec.to_string(), image);
+        }
+        for name in store.objects(&pool).await.unwrap() {
+            inventory.objects.insert(format!("{pool}/{name}"));
+        }
+    }
+    inventory
 }
 
 /// A name without the time in it: `backup.<id>.snap.<time>`.

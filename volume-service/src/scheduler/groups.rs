@@ -1,8 +1,6 @@
 //! The pool of a new group: one that can take volumes of all its types.
 
-use super::filters::{Wish, choose};
-use super::usable;
-use crate::db::services;
+use super::{Plan, Request, candidates};
 use crate::db::volume_types::ExtraSpecs;
 use crate::{Result, VolumeService};
 
@@ -12,18 +10,17 @@ pub async fn choose_for_group(
     availability_zone: &str,
     types: &[ExtraSpecs],
 ) -> Result<Option<String>> {
-    let known = services::list(&service.database).await?;
-    let pools = services::pools(&service.database).await?;
-    let mut candidates = usable(service.options.service_down_time_s, pools, &known);
-    let wish = |extra_specs: &ExtraSpecs| Wish {
-        size_gib: 0,
-        availability_zone: availability_zone.to_owned(),
+    let plan = Plan::of(&service.options);
+    let mut candidates = candidates(service).await?;
+    let request = |extra_specs: &ExtraSpecs| Request {
+        availability_zones: vec![availability_zone.to_owned()],
         extra_specs: extra_specs.clone(),
+        ..Request::default()
     };
     for specs in types {
-        let wish = wish(specs);
-        candidates.retain_mut(|candidate| choose(std::slice::from_mut(candidate), &wish).is_some());
+        let request = request(specs);
+        candidates.retain(|candidate| plan.passes(candidate, &request));
     }
-    let best = choose(&mut candidates, &wish(&ExtraSpecs::new()));
+    let best = plan.best(&mut candidates, &request(&ExtraSpecs::new()));
     Ok(best.map(|candidate| candidate.pool.name.clone()))
 }
