@@ -5,6 +5,7 @@
 //! several times add up), and `OS_<SECTION>__<OPTION>` of the environment replaces both, as in
 //! oslo.config. What is wrong stops the start, with the option's name and the reason.
 
+pub mod backends;
 pub mod identity;
 mod ini;
 pub mod options;
@@ -299,9 +300,9 @@ impl Config {
         number.ok_or_else(|| ConfigError::option(section, name, "is out of range"))
     }
 
-    pub fn float(&self, section: &str, name: &str) -> Result<f64, ConfigError> {
+    pub fn number(&self, section: &str, name: &str) -> Result<f64, ConfigError> {
         match self.get(section, name)? {
-            Value::Float(number) => Ok(number),
+            Value::Number(number) => Ok(number),
             _ => Err(ConfigError::option(section, name, "is not a number")),
         }
     }

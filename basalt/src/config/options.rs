@@ -16,8 +16,8 @@ pub enum Kind {
     Integer(i64, i64),
     /// 0 to 65535; 0 takes a free one.
     Port,
-    /// A number of at least 0.
-    Float,
+    /// Any number.
+    Number,
     /// Separated by commas, blanks around the items taken off.
     List,
     /// May be given several times; the values add up.
@@ -57,7 +57,7 @@ const fn option(
     }
 }
 
-use Kind::{Boolean, Choice, Float, Integer, List, MultiText, Port, Secret, Text};
+use Kind::{Boolean, Choice, Integer, List, MultiText, Number, Port, Secret, Text};
 
 /// Cinder's "−1 means without limit".
 const LIMIT: Kind = Integer(-1, i64::MAX);
@@ -83,6 +83,13 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("DEFAULT", "default_group_type", Text, "", "Group type that group_types/default shows."),
     option("DEFAULT", "default_volume_type", Text, "__DEFAULT__", "Type of volumes that ask for none."),
     option("DEFAULT", "enabled_backends", List, "basalt", "Sections that each describe a backend."),
+    option("DEFAULT", "cluster", Text, "", "Cluster that this node's backends belong to; none unless set."),
+    option("DEFAULT", "scheduler_default_filters", List, "AvailabilityZoneFilter,CapacityFilter,CapabilitiesFilter,DifferentBackendFilter,SameBackendFilter,DriverFilter,RetryFilter", "Filters that a pool must pass to take a volume. Others: InstanceLocalityFilter, JsonFilter."),
+    option("DEFAULT", "scheduler_default_weighers", List, "CapacityWeigher,GoodnessWeigher", "Weighers that choose among the pools. Others: AllocatedCapacityWeigher, VolumeNumberWeigher."),
+    option("DEFAULT", "scheduler_max_attempts", Integer(1, 1000), "3", "Pools that the creation of a volume is tried on."),
+    option("DEFAULT", "capacity_weight_multiplier", Number, "1.0", "Weight of the room that is left; below 0 fills one pool after another."),
+    option("DEFAULT", "allocated_capacity_weight_multiplier", Number, "-1.0", "Weight of the GiB that were placed on a pool."),
+    option("DEFAULT", "volume_number_multiplier", Number, "-1.0", "Weight of the number of volumes on a pool."),
     option("DEFAULT", "enable_force_upload", Boolean, "false", "Let a volume in use be uploaded to an image with force."),
     option("DEFAULT", "glance_api_servers", List, "", "URL of the image API; the built-in one unless set."),
     option("DEFAULT", "glance_ca_certificates_file", Text, "", "Authorities that sign the image API's certificate; the system's unless set."),
@@ -111,7 +118,11 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(BACKEND, "rbd_max_clone_depth", Integer(0, 64), "5", "Clones on top of each other before one is flattened; 0 copies."),
     option(BACKEND, "rbd_flatten_volume_from_snapshot", Boolean, "false", "Flatten a volume as soon as it is made from a snapshot."),
     option(BACKEND, "reserved_percentage", Integer(0, 100), "0", "Per cent of the capacity kept free."),
-    option(BACKEND, "max_over_subscription_ratio", Float, "20.0", "How many times the capacity may be promised."),
+    option(BACKEND, "max_over_subscription_ratio", Text, "20.0", "How many times the capacity may be promised: a number of at least 1, or auto, which goes by what volumes use."),
+    option(BACKEND, "backend_availability_zone", Text, "", "Availability zone of the backend; the node's unless set."),
+    option(BACKEND, "filter_function", Text, "", "Whether the backend takes a volume, as an expression: volume.size < 100 and capabilities.total_volumes < 500."),
+    option(BACKEND, "goodness_function", Text, "", "How well the backend suits a volume, as an expression that comes to 0 to 100."),
+    option(BACKEND, "basalt_store_dir", Text, "", "Folder of a store of its own for the backend, as seen from the data folder; a pool of the node's store unless set."),
     option("image_api", "bind_host", Text, "127.0.0.1", "Glance's [DEFAULT] bind_host: address of the image API."),
     option("image_api", "bind_port", Port, "9292", "Glance's [DEFAULT] bind_port: port of the image API."),
     option("image_api", "public_endpoint", Text, "", "URL of the image API for links and the catalogue; as the request says unless set."),

@@ -5,13 +5,11 @@ use std::sync::Arc;
 
 use rest::http_client::Tls;
 use storage::ImageStore;
-use volume_service::manager::{Backend, BackupTarget};
+use volume_service::manager::BackupTarget;
+use volume_service::scheduler::{filters, weighers};
 
 use super::settings::required;
 use super::{Config, ConfigError};
-
-/// Drivers that the embedded store stands in for.
-const RBD_DRIVERS: [&str; 2] = ["cinder.volume.drivers.rbd.RBDDriver", "basalt"];
 
 /// The volume service, without its backends.
 pub fn volume_options(config: &Config) -> Result<volume_service::Options, ConfigError> {
@@ -39,9 +37,34 @@ pub fn volume_options(config: &Config) -> Result<volume_service::Options, Config
         enable_force_upload: config.boolean("DEFAULT", "enable_force_upload")?,
         service_token_roles: config.list("keystone_authtoken", "service_token_roles")?,
         backup_container: required(config, "DEFAULT", "backup_ceph_pool")?,
+        scheduler_default_filters: known_names(
+            config,
+            "scheduler_default_filters",
+            &filters::names().collect::<Vec<_>>(),
+        )?,
+        scheduler_default_weighers: known_names(
+            config,
+            "scheduler_default_weighers",
+            &weighers::names().collect::<Vec<_>>(),
+        )?,
+        scheduler_max_attempts: config.integer("DEFAULT", "scheduler_max_attempts")?,
+        capacity_weight_multiplier: config.number("DEFAULT", "capacity_weight_multiplier")?,
+        allocated_capacity_weight_multiplier: config
+            .number("DEFAULT", "allocated_capacity_weight_multiplier")?,
+        volume_number_multiplier: config.number("DEFAULT", "volume_number_multiplier")?,
         max_request_body_size: max_request_body_size(config)?,
         healthcheck_disable_file: healthcheck_disable_file(config)?,
     })
+}
+
+/// A list of names that must all be among `known`.
+fn known_names(config: &Config, option: &str, known: &[&str]) -> Result<Vec<String>, ConfigError> {
+    let names = config.list("DEFAULT", option)?;
+    if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        let reason = format!("{unknown:?} is not one of {}", known.join(", "));
+        return Err(ConfigError::option("DEFAULT", option, reason));
+    }
+    Ok(names)
 }
 
 fn max_request_body_size(config: &Config) -> Result<usize, ConfigError> {
@@ -87,56 +110,6 @@ fn tls(config: &Config, section: &str, names: [&str; 4]) -> Result<Tls, ConfigEr
         certfile: path(certfile)?,
         keyfile: path(keyfile)?,
         insecure: config.boolean(section, insecure)?,
-    })
-}
-
-/// One entry for each name in `enabled_backends`, all on `store`.
-pub fn volume_backends(
-    config: &Config,
-    store: &Arc<dyn ImageStore>,
-) -> Result<Vec<Backend>, ConfigError> {
-    let names = config.list("DEFAULT", "enabled_backends")?;
-    if names.is_empty() {
-        return Err(ConfigError::option(
-            "DEFAULT",
-            "enabled_backends",
-            "names no backend",
-        ));
-    }
-    names
-        .iter()
-        .map(|name| volume_backend(config, name, store))
-        .collect()
-}
-
-fn volume_backend(
-    config: &Config,
-    name: &str,
-    store: &Arc<dyn ImageStore>,
-) -> Result<Backend, ConfigError> {
-    if name.contains(['@', '#', ':', '/']) || name.contains(char::is_whitespace) {
-        let reason = format!("{name:?} must not have a blank, @, #, : or /");
-        return Err(ConfigError::option("DEFAULT", "enabled_backends", reason));
-    }
-    let driver = required(config, name, "volume_driver")?;
-    if !RBD_DRIVERS.contains(&driver.as_str()) {
-        let reason = format!(
-            "{driver:?} is not supported, use {}",
-            RBD_DRIVERS.join(" or ")
-        );
-        return Err(ConfigError::option(name, "volume_driver", reason));
-    }
-    let shown_name = config.text(name, "volume_backend_name")?;
-    Ok(Backend {
-        name: name.to_owned(),
-        volume_backend_name: shown_name.unwrap_or_else(|| name.to_owned()),
-        store: Arc::clone(store),
-        pool: required(config, name, "rbd_pool")?,
-        max_clone_depth: config.integer(name, "rbd_max_clone_depth")?,
-        flatten_volume_from_snapshot: config.boolean(name, "rbd_flatten_volume_from_snapshot")?,
-        reserved_percentage: config.integer(name, "reserved_percentage")?,
-        max_over_subscription_ratio: config.float(name, "max_over_subscription_ratio")?,
-        connection: None,
     })
 }
 
@@ -216,10 +189,6 @@ mod tests {
         Config::load(&[], pairs).unwrap()
     }
 
-    fn store() -> Arc<dyn ImageStore> {
-        Arc::new(storage::memory::MemoryStore::new())
-    }
-
     /// Cinder's and Glance's defaults stand in the table here and in the services: they must agree.
     #[test]
     fn nothing_configured_is_what_the_services_call_default() {
@@ -239,68 +208,10 @@ mod tests {
         };
         let options = image_options(&config(&[])).unwrap();
         assert_eq!(format!("{options:?}"), format!("{expected:?}"));
-
-        let backends = volume_backends(&config(&[]), &store()).unwrap();
-        let expected = Backend::new("basalt", store(), "volumes");
-        assert_eq!(backends.len(), 1);
-        assert_eq!(backends[0].name, expected.name);
-        assert_eq!(backends[0].max_clone_depth, expected.max_clone_depth);
-        assert_eq!(
-            backends[0].volume_backend_name,
-            expected.volume_backend_name
-        );
-    }
-
-    #[test]
-    fn backends_have_sections_of_their_own() {
-        let config = config(&[
-            ("OS_DEFAULT__ENABLED_BACKENDS", "fast,slow"),
-            ("OS_FAST__RBD_POOL", "nvme"),
-            ("OS_SLOW__VOLUME_BACKEND_NAME", "tape"),
-            ("OS_BACKEND_DEFAULTS__RBD_MAX_CLONE_DEPTH", "3"),
-        ]);
-        let backends = volume_backends(&config, &store()).unwrap();
-        let shown: Vec<_> = backends
-            .iter()
-            .map(|one| {
-                (
-                    one.name.as_str(),
-                    one.pool.as_str(),
-                    one.volume_backend_name.as_str(),
-                )
-            })
-            .collect();
-        assert_eq!(
-            shown,
-            [("fast", "nvme", "fast"), ("slow", "volumes", "tape")]
-        );
-        assert!(backends.iter().all(|one| one.max_clone_depth == 3));
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        for (name, text, option) in [
-            (
-                "OS_BACKEND_DEFAULTS__VOLUME_DRIVER",
-                "cinder.volume.drivers.lvm.LVMVolumeDriver",
-                "[basalt] volume_driver",
-            ),
-            (
-                "OS_DEFAULT__ENABLED_BACKENDS",
-                "",
-                "[DEFAULT] enabled_backends",
-            ),
-            (
-                "OS_DEFAULT__ENABLED_BACKENDS",
-                "a b",
-                "[DEFAULT] enabled_backends",
-            ),
-        ] {
-            let error = volume_backends(&config(&[(name, text)]), &store())
-                .err()
-                .unwrap();
-            assert!(error.to_string().contains(option), "{error}");
-        }
         for (text, bytes) in [
             ("0", Some(0)),
             ("5 GB", Some(5 << 30)),
