@@ -140,8 +140,7 @@ pub async fn create(
         &volume_type,
         &request.metadata,
         source,
-        &queue,
-        placement,
+        (&queue, placement),
     )
     .await?;
     service.doorbell.ring(&queue);
@@ -165,8 +164,7 @@ async fn insert(
     volume_type: &VolumeType,
     user_metadata: &Metadata,
     source: Found,
-    queue: &str,
-    placement: Placement,
+    (queue, placement): (&str, Placement),
 ) -> Result<Volume> {
     let mut tx = service.database.begin().await?;
     quota::check_volumes(
