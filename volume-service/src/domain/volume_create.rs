@@ -8,7 +8,9 @@ use uuid::Uuid;
 use super::group_update::backend;
 use super::quota::{self, Addition};
 use super::volumes::VolumeDetails;
-use super::{backups, groups, requester, services, snapshots, types, volume_image, volumes};
+use super::{
+    backups, groups, requester, services, snapshots, type_encryption, types, volume_image, volumes,
+};
 use crate::db::backups::Backup;
 use crate::db::groups::Group;
 use crate::db::metadata::{self, Kind, Metadata};
@@ -102,6 +104,7 @@ pub async fn create(
     let volume_type = choose_type(service, context, asked_type, &source).await?;
     let extra_specs = db::volume_types::extra_specs(&service.database, volume_type.id).await?;
     types::check_size(&volume_type, &extra_specs, size_gib)?;
+    type_encryption::refuse_encrypted(service, volume_type.id).await?;
     // A group's volumes are where the group is.
     let zone = match &group {
         Some(group) => Some(group.availability_zone.as_str()),

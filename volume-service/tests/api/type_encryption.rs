@@ -107,3 +107,19 @@ async fn bad_bodies_and_users_are_refused() {
         .await
         .fault(404, "itemNotFound");
 }
+
+#[tokio::test]
+async fn no_volume_is_plain_that_was_to_be_encrypted() {
+    let world = World::new().await;
+    let id = volume_type(&world).await;
+    let path = format!("/types/{id}/encryption");
+    let body = json!({"encryption": {"provider": "luks", "control_location": "front-end"}});
+    world.post(ADMIN, &path, body).send().await.expect(200);
+    let body = json!({"volume": {"size": 1, "volume_type": id}});
+    let text = world
+        .post(MEMBER, "/volumes", body)
+        .send()
+        .await
+        .fault(400, "badRequest");
+    assert_eq!(text, "Key manager error");
+}
