@@ -28,6 +28,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     4 "0004_volume_extend",
     5 "0005_groups_types",
     6 "0006_attachments",
+    8 "0008_image_import",
 ];
 
 const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
