@@ -301,9 +301,15 @@ async fn place(run: &Run<ImportImage>, from: &SnapshotSpec, store: &str) -> Resu
     data::place(from, pool, run.params.image_id).await
 }
 
+/// A store that the configuration does not have got nothing of this import.
 async fn remove(run: &Run<ImportImage>, store: &str) -> Result<(), TaskError> {
-    let (_, pool) = target(run, store)?;
-    data::remove(pool, run.params.image_id, &run.lease()).await
+    match target(run, store) {
+        Ok((_, pool)) => data::remove(pool, run.params.image_id, &run.lease()).await,
+        Err(error) => {
+            tracing::warn!(image = %run.params.image_id, %error, "nothing was removed");
+            Ok(())
+        }
+    }
 }
 
 struct RemoveStaged;

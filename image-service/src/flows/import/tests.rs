@@ -34,6 +34,15 @@ struct Importing {
 
 impl Importing {
     async fn new(method: Method, stores: &[&str], identity_url: String) -> Self {
+        Self::with(method, stores, true, identity_url).await
+    }
+
+    async fn with(
+        method: Method,
+        stores: &[&str],
+        all_stores_must_succeed: bool,
+        identity_url: String,
+    ) -> Self {
         let world = World::with(two_stores()).await;
         prepare(&world, &method).await;
         let mut tx = world.database().begin().await.unwrap();
@@ -42,7 +51,7 @@ impl Importing {
             method: method.clone(),
             stores: stores.iter().map(|store| (*store).to_owned()).collect(),
             all_stores: false,
-            all_stores_must_succeed: true,
+            all_stores_must_succeed,
             limit_bytes: 1 << 20,
             task_type: "api_image_import",
             input: Value::Null,
@@ -306,4 +315,26 @@ async fn an_image_deleted_meanwhile_gets_no_data() {
     assert_eq!(importing.world.image().await, None);
     importing.world.assert_store_is_empty().await;
     assert_eq!(importing.world.task().await.1, TaskStatus::Failure);
+}
+
+/// The web cannot be written: a store that fails whatever is tried.
+#[tokio::test]
+async fn one_store_may_fail_if_it_is_said_so() {
+    let make = async |stores: &[&str], must_succeed: bool| {
+        Importing::with(Method::GlanceDirect, stores, must_succeed, String::new()).await
+    };
+    let importing = make(&["web", "a"], false).await;
+    assert_eq!(run(&importing).await, taskflow::state::SUCCESS);
+    let image = importing.world.image().await.unwrap();
+    assert_eq!(image.status, Status::Active);
+    assert_eq!(importing.world.located().await, ["a"]);
+    importing.assert_unlocked("web").await;
+    for (stores, must_succeed) in [(&["a", "web"][..], true), (&["web"][..], false)] {
+        let importing = make(stores, must_succeed).await;
+        assert_eq!(run(&importing).await, taskflow::state::REVERTED);
+        let image = importing.world.image().await.unwrap();
+        assert_eq!(image.status, Status::Queued);
+        importing.assert_unlocked("web").await;
+        importing.world.assert_store_is_empty().await;
+    }
 }
