@@ -29,6 +29,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     5 "0005_groups_types",
     6 "0006_attachments",
     7 "0007_backends",
+    8 "0008_image_import",
 ];
 
 const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

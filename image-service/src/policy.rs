@@ -78,6 +78,13 @@ const RULES: &[(&str, Persona)] = &[
     ("add_member", Persona::Member),
     ("delete_member", Persona::Member),
     ("modify_member", Persona::VisibleMember),
+    ("download_from_store", Persona::VisibleMember),
+    ("copy_image", Persona::Admin),
+    ("get_image_location", Persona::Reader),
+    ("set_image_location", Persona::Member),
+    ("delete_image_location", Persona::Admin),
+    ("add_image_location", Persona::ServiceOrMember),
     ("fetch_image_location", Persona::Service),
+    ("tasks_api_access", Persona::Admin),
     ("stores_info_detail", Persona::ServiceOrAdmin),
 ];

@@ -57,6 +57,10 @@ const fn option(
     }
 }
 
+/// Stands for each store that `[image_api] enabled_backends` names; what a store's section lacks
+/// is taken from here.
+pub const IMAGE_STORE: &str = "glance_store";
+
 use Kind::{Boolean, Choice, Integer, List, MultiText, Number, Port, Secret, Text};
 
 /// Cinder's "−1 means without limit".
@@ -134,12 +138,29 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("image_api", "limit_param_default", Integer(1, 1_000_000), "25", "Items in a list that asks for no limit."),
     option("image_api", "api_limit_max", Integer(1, 1_000_000), "1000", "Most items in one answer of an image API list."),
     option("image_api", "show_image_direct_url", Boolean, "true", "Show where the image lies, as rbd://fsid/pool/image/snap. Glance's default is false."),
+    option("image_api", "enabled_backends", List, "", "Glance's [DEFAULT] enabled_backends: stores as id:type with a section each; the types are rbd and http. One store without an id unless set."),
+    option("image_api", "enabled_import_methods", Text, "[glance-direct,web-download,copy-image,glance-download]", "How data may be imported."),
+    option("image_api", "image_location_quota", LIMIT, "10", "Locations of one image."),
+    option("image_api", "do_secure_hash", Boolean, "true", "Hash the data of a location that is added."),
+    option("image_api", "http_retries", Integer(0, 100), "3", "How often reading the data of an added location is tried again."),
     option("image_api", "show_multiple_locations", Boolean, "false", "Show all locations of an image."),
     option("image_format", "container_formats", List, "ami,ari,aki,bare,ovf,ova,docker,compressed", "Container formats that images may have."),
     option("image_format", "disk_formats", List, "ami,ari,aki,vhd,vhdx,vmdk,raw,qcow2,vdi,iso,ploop", "Disk formats that images may have."),
     option("image_format", "require_image_format_match", Boolean, "true", "Refuse data that is not in the declared format."),
-    option("glance_store", "rbd_store_pool", Text, "images", "Pool of the store that keeps images."),
-    option("glance_store", "rbd_store_chunk_size", Integer(1, 64), "4", "MiB that an upload writes, and a download reads, at a time."),
+    option("import_filtering_opts", "allowed_schemes", List, "http,https", "Schemes of URLs that are fetched for users; where this is empty, all but the disallowed ones."),
+    option("import_filtering_opts", "disallowed_schemes", List, "", "Schemes of URLs that are not fetched."),
+    option("import_filtering_opts", "allowed_hosts", List, "", "Hosts that are fetched from, also ones on this machine; where this is empty, all but the disallowed ones."),
+    option("import_filtering_opts", "disallowed_hosts", List, "", "Hosts and addresses that are not fetched from."),
+    option("import_filtering_opts", "allowed_ports", List, "80,443", "Ports that a URL may name; where this is empty, all but the disallowed ones."),
+    option("import_filtering_opts", "disallowed_ports", List, "", "Ports that a URL may not name."),
+    option("glance_download_properties", "extra_properties", Text, "[hw_,trait:,os_distro,os_secure_boot,os_type]", "Beginnings of the names of properties that glance-download takes over."),
+    option("task", "task_time_to_live", Integer(1, 87_600), "48", "Hours that an ended import can be seen."),
+    option("os_glance_staging_store", "rbd_store_pool", Text, "images-staging", "Pool of the store that keeps staged data until it is imported."),
+    option(IMAGE_STORE, "default_backend", Text, "", "Id of the store for requests that name none; the first one unless set."),
+    option(IMAGE_STORE, "rbd_store_pool", Text, "images", "Pool of the store that keeps images; each store needs one of its own."),
+    option(IMAGE_STORE, "rbd_store_chunk_size", Integer(1, 64), "4", "MiB that an upload writes, and a download reads, at a time."),
+    option(IMAGE_STORE, "store_description", Text, "", "What users read about the store."),
+    option(IMAGE_STORE, "weight", Integer(-2_147_483_648, 2_147_483_647), "0", "Data is read from the store of the highest weight first."),
     option("dev_identity", "bind_host", Text, "127.0.0.1", "Address of the dev identity."),
     option("dev_identity", "bind_port", Port, "5000", "Port of the dev identity."),
     option("dev_identity", "region", Text, "RegionOne", "Region of the catalogue."),
@@ -253,10 +274,8 @@ pub const UNUSED: &[(&str, &str, &str)] = &[
 const CACHE: &str = "tokens are remembered in the process";
 const AT_AUTH_URL: &str = "tokens are validated at auth_url";
 
-/// The option of this name, where `[section]` is a backend of the configuration or a section of
-/// the table.
-pub fn find(section: &str, name: &str, is_backend: bool) -> Option<&'static OptionSpec> {
-    let section = if is_backend { BACKEND } else { section };
+/// The option of this name in `section` of the table.
+pub fn find(section: &str, name: &str) -> Option<&'static OptionSpec> {
     OPTIONS
         .iter()
         .find(|option| option.section == section && option.name == name)

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use image_service::{ImportFilter, StoreKind, StoreOptions};
 use rest::http_client::Tls;
 use storage::ImageStore;
 use volume_service::manager::BackupTarget;
 use volume_service::scheduler::{filters, weighers};
 
+use super::options::IMAGE_STORE;
 use super::settings::required;
 use super::{Config, ConfigError};
 
@@ -149,11 +151,101 @@ pub fn image_options(config: &Config) -> Result<image_service::Options, ConfigEr
         require_image_format_match: config.boolean("image_format", "require_image_format_match")?,
         container_formats: config.list("image_format", "container_formats")?,
         disk_formats: config.list("image_format", "disk_formats")?,
-        rbd_store_pool: required(config, "glance_store", "rbd_store_pool")?,
-        rbd_store_chunk_size: config
-            .integer::<usize>("glance_store", "rbd_store_chunk_size")?
-            .saturating_mul(1 << 20),
+        rbd_store_pool: required(config, IMAGE_STORE, "rbd_store_pool")?,
+        rbd_store_chunk_size: chunk_bytes(config, IMAGE_STORE)?,
+        enabled_backends: image_stores(config)?,
+        default_backend: config.text(IMAGE_STORE, "default_backend")?,
+        staging_pool: required(config, "os_glance_staging_store", "rbd_store_pool")?,
+        enabled_import_methods: import_methods(config)?,
+        import_filter: import_filter(config)?,
+        glance_download_properties: bracketed(
+            config,
+            "glance_download_properties",
+            "extra_properties",
+        )?,
+        image_location_quota: quota("image_location_quota")?,
+        do_secure_hash: config.boolean("image_api", "do_secure_hash")?,
+        http_retries: config.integer("image_api", "http_retries")?,
+        task_time_to_live_h: config.integer("task", "task_time_to_live")?,
         ..image_service::Options::default()
+    })
+}
+
+/// One entry for each `id:type` in `[image_api] enabled_backends`.
+fn image_stores(config: &Config) -> Result<Vec<StoreOptions>, ConfigError> {
+    let store = |item: &String| {
+        let wrong = |reason: String| ConfigError::option("image_api", "enabled_backends", reason);
+        let pair = item.split_once(':');
+        let (id, kind) = pair.ok_or_else(|| wrong(format!("{item:?} is not id:type")))?;
+        let (id, kind) = (id.trim(), kind.trim());
+        if id.is_empty() || id.contains(char::is_whitespace) {
+            return Err(wrong(format!("{id:?} is not an id of a store")));
+        }
+        let kind = match kind {
+            "http" => StoreKind::Http,
+            "rbd" => StoreKind::Rbd {
+                pool: required(config, id, "rbd_store_pool")?,
+                chunk_bytes: chunk_bytes(config, id)?,
+            },
+            other => return Err(wrong(format!("the type {other:?} is not supported"))),
+        };
+        Ok(StoreOptions {
+            id: id.to_owned(),
+            kind,
+            store_description: config.text(id, "store_description")?.unwrap_or_default(),
+            weight: config.integer(id, "weight")?,
+        })
+    };
+    let items = config.list("image_api", "enabled_backends")?;
+    items.iter().map(store).collect()
+}
+
+fn chunk_bytes(config: &Config, section: &str) -> Result<usize, ConfigError> {
+    let chunk_mib: usize = config.integer(section, "rbd_store_chunk_size")?;
+    Ok(chunk_mib.saturating_mul(1 << 20))
+}
+
+/// A list that Glance writes in brackets.
+fn bracketed(config: &Config, section: &str, name: &str) -> Result<Vec<String>, ConfigError> {
+    let text = config.text(section, name)?.unwrap_or_default();
+    let inner = text.strip_prefix('[').unwrap_or(&text);
+    let inner = inner.strip_suffix(']').unwrap_or(inner);
+    let quotes = |c: char| c == '\'' || c == '"' || c.is_whitespace();
+    let items = inner.split(',').map(|item| item.trim_matches(quotes));
+    let items = items.filter(|item| !item.is_empty());
+    Ok(items.map(str::to_owned).collect())
+}
+
+fn import_methods(config: &Config) -> Result<Vec<String>, ConfigError> {
+    let methods = bracketed(config, "image_api", "enabled_import_methods")?;
+    let known = &image_service::Options::default().enabled_import_methods;
+    match methods.iter().find(|method| !known.contains(method)) {
+        None => Ok(methods),
+        Some(method) => {
+            let reason = format!("{method:?} is not one of {}", known.join(", "));
+            let option = ("image_api", "enabled_import_methods");
+            Err(ConfigError::option(option.0, option.1, reason))
+        }
+    }
+}
+
+fn import_filter(config: &Config) -> Result<ImportFilter, ConfigError> {
+    let section = "import_filtering_opts";
+    let list = |name: &str| config.list(section, name);
+    let ports = |name: &str| -> Result<Vec<u16>, ConfigError> {
+        let port = |text: &String| {
+            let wrong = |_| ConfigError::option(section, name, format!("{text:?} is not a port"));
+            text.parse::<u16>().map_err(wrong)
+        };
+        list(name)?.iter().map(port).collect()
+    };
+    Ok(ImportFilter {
+        allowed_schemes: list("allowed_schemes")?,
+        disallowed_schemes: list("disallowed_schemes")?,
+        allowed_hosts: list("allowed_hosts")?,
+        disallowed_hosts: list("disallowed_hosts")?,
+        allowed_ports: ports("allowed_ports")?,
+        disallowed_ports: ports("disallowed_ports")?,
     })
 }
 
@@ -208,6 +300,43 @@ mod tests {
         };
         let options = image_options(&config(&[])).unwrap();
         assert_eq!(format!("{options:?}"), format!("{expected:?}"));
+    }
+
+    #[test]
+    fn image_stores_have_sections_of_their_own() {
+        let configured = config(&[
+            ("OS_IMAGE_API__ENABLED_BACKENDS", "fast:rbd, web:http"),
+            ("OS_FAST__RBD_STORE_POOL", "nvme"),
+            ("OS_FAST__WEIGHT", "-3"),
+            ("OS_GLANCE_STORE__RBD_STORE_CHUNK_SIZE", "8"),
+            ("OS_GLANCE_STORE__DEFAULT_BACKEND", "fast"),
+            ("OS_IMPORT_FILTERING_OPTS__ALLOWED_PORTS", ""),
+            ("OS_IMAGE_API__ENABLED_IMPORT_METHODS", "['web-download']"),
+        ]);
+        let options = image_options(&configured).unwrap();
+        let [fast, web] = &options.enabled_backends[..] else {
+            panic!("{:?}", options.enabled_backends);
+        };
+        let kind = StoreKind::Rbd {
+            pool: "nvme".to_owned(),
+            chunk_bytes: 8 << 20,
+        };
+        assert_eq!(
+            (fast.id.as_str(), fast.weight, &fast.kind),
+            ("fast", -3, &kind)
+        );
+        assert_eq!((web.id.as_str(), &web.kind), ("web", &StoreKind::Http));
+        assert_eq!(options.default_backend.as_deref(), Some("fast"));
+        assert!(options.import_filter.allowed_ports.is_empty());
+        assert_eq!(options.enabled_import_methods, ["web-download"]);
+        for (name, text) in [
+            ("OS_IMAGE_API__ENABLED_BACKENDS", "fast"),
+            ("OS_IMAGE_API__ENABLED_BACKENDS", "fast:swift"),
+            ("OS_IMPORT_FILTERING_OPTS__ALLOWED_PORTS", "http"),
+            ("OS_IMAGE_API__ENABLED_IMPORT_METHODS", "[magic]"),
+        ] {
+            assert!(image_options(&config(&[(name, text)])).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -9,20 +9,24 @@ mod image_create;
 mod image_data;
 mod image_list;
 mod image_patch;
+mod image_stage;
 mod images;
 mod imports;
 mod info;
 mod json_patch;
+mod location_patch;
 mod locations;
 mod members;
 mod schemas;
+mod stores;
 mod tags;
+mod tasks;
 mod versions;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use rest::ErrorShape;
 use rest::frame::FrameOptions;
 use rest::identity::Identity;
@@ -40,14 +44,15 @@ type Service = axum::extract::State<Arc<ImageService>>;
 pub fn router(service: &Arc<ImageService>, identity: Arc<dyn Identity>) -> Router {
     let v2 = v2_routes().with_state(service.clone());
     let mut api = Router::new().nest("/v2", v2.clone());
-    for (id, _) in versions::VERSIONS {
+    let stores_have_ids = service.stores.have_ids();
+    for id in versions::listed(stores_have_ids) {
         api = api.nest(&format!("/{id}"), v2.clone());
     }
     let api = rest::auth::apply(api, identity, service.policy.clone(), ErrorShape::Image);
     let mut frame = FrameOptions::new(ErrorShape::Image);
     frame.public_endpoint = service.options.public_endpoint.as_deref().map(Arc::from);
     frame.healthcheck_disable_file = service.options.healthcheck_disable_file.clone();
-    rest::frame::apply(versions::routes().merge(api), frame)
+    rest::frame::apply(versions::routes(stores_have_ids).merge(api), frame)
 }
 
 fn v2_routes() -> Router<Arc<ImageService>> {
@@ -63,7 +68,7 @@ fn v2_routes() -> Router<Arc<ImageService>> {
             "/images/{id}/file",
             get(image_data::download).put(image_data::upload),
         )
-        .route("/images/{id}/stage", put(imports::stage))
+        .route("/images/{id}/stage", put(image_stage::stage))
         .route("/images/{id}/import", post(imports::import))
         .route("/images/{id}/tasks", get(imports::tasks))
         .route("/images/{id}/actions/deactivate", post(actions::deactivate))
@@ -82,7 +87,13 @@ fn v2_routes() -> Router<Arc<ImageService>> {
                 .put(members::update)
                 .delete(members::delete),
         )
-        .route("/images/{id}/locations", get(locations::list))
+        .route(
+            "/images/{id}/locations",
+            get(locations::list).post(locations::add),
+        )
+        .route("/stores/{store_id}/{image_id}", delete(stores::delete))
+        .route("/tasks", get(tasks::list).post(tasks::create))
+        .route("/tasks/{id}", get(tasks::show))
         .route("/schemas/{name}", get(schemas::show))
         .route("/info/import", get(info::import))
         .route("/info/stores", get(info::stores))

@@ -4,7 +4,9 @@
 
 mod data;
 mod images;
+mod imports;
 mod list;
+mod locations;
 mod patch;
 mod sharing;
 mod support;
