@@ -38,7 +38,7 @@ type Service = axum::extract::State<Arc<ImageService>>;
 
 /// The whole API in its frame.
 pub fn router(service: &Arc<ImageService>, identity: Arc<dyn Identity>) -> Router {
-    let v2 = v2_routes().with_state(service.clone());
+    let v2 = service.resources();
     let mut api = Router::new().nest("/v2", v2.clone());
     for (id, _) in versions::VERSIONS {
         api = api.nest(&format!("/{id}"), v2.clone());
@@ -50,7 +50,8 @@ pub fn router(service: &Arc<ImageService>, identity: Arc<dyn Identity>) -> Route
     rest::frame::apply(versions::routes().merge(api), frame)
 }
 
-fn v2_routes() -> Router<Arc<ImageService>> {
+/// Every route that needs a token, without the version before it.
+pub fn v2_routes() -> Router<Arc<ImageService>> {
     Router::new()
         .route("/images", get(image_list::list).post(image_create::create))
         .route(

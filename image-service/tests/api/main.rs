@@ -6,5 +6,8 @@ mod data;
 mod images;
 mod list;
 mod patch;
+#[path = "../../../tests/harness/permissions.rs"]
+mod permission_rows;
+mod permission_table;
 mod sharing;
 mod support;

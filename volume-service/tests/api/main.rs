@@ -8,6 +8,9 @@ mod fake_images;
 mod images;
 mod operations;
 mod paging;
+#[path = "../../../tests/harness/permissions.rs"]
+mod permission_rows;
+mod permission_table;
 mod permissions;
 mod quotas;
 mod scheduler;
