@@ -103,6 +103,11 @@ impl ImageService {
         api::router(self, identity)
     }
 
+    /// The routes of one API version, without what stands around them in [`Self::router`].
+    pub fn resources(self: &Arc<Self>) -> Router {
+        api::v2_routes().with_state(self.clone())
+    }
+
     /// The workers that run this service's flows. Uploads and imports have one of their own each,
     /// so that who sends slowly keeps no delete waiting. All of them must run for requests to end.
     pub fn workers(self: &Arc<Self>) -> Vec<Worker<ImageService>> {

@@ -42,7 +42,7 @@ type Service = axum::extract::State<Arc<ImageService>>;
 
 /// The whole API in its frame.
 pub fn router(service: &Arc<ImageService>, identity: Arc<dyn Identity>) -> Router {
-    let v2 = v2_routes().with_state(service.clone());
+    let v2 = service.resources();
     let mut api = Router::new().nest("/v2", v2.clone());
     let stores_have_ids = service.stores.have_ids();
     for id in versions::listed(stores_have_ids) {
@@ -55,7 +55,8 @@ pub fn router(service: &Arc<ImageService>, identity: Arc<dyn Identity>) -> Route
     rest::frame::apply(versions::routes(stores_have_ids).merge(api), frame)
 }
 
-fn v2_routes() -> Router<Arc<ImageService>> {
+/// Every route that needs a token, without the version before it.
+pub fn v2_routes() -> Router<Arc<ImageService>> {
     Router::new()
         .route("/images", get(image_list::list).post(image_create::create))
         .route(

@@ -8,5 +8,8 @@ mod imports;
 mod list;
 mod locations;
 mod patch;
+#[path = "../../../tests/harness/permissions.rs"]
+mod permission_rows;
+mod permission_table;
 mod sharing;
 mod support;

@@ -60,6 +60,7 @@ pub const SERVICE: &str = "services:service";
 
 pub struct World {
     pub router: Router,
+    pub service: Arc<ImageService>,
     pub store: Arc<MemoryStore>,
     stop: watch::Sender<bool>,
     _folder: TempDir,
@@ -116,6 +117,7 @@ impl World {
         }
         World {
             router: service.router(Arc::new(Tokens)),
+            service,
             store,
             stop,
             _folder: folder,

@@ -90,7 +90,8 @@ pub fn router(service: Arc<VolumeService>, identity: Arc<dyn Identity>) -> Route
     rest::frame::apply(api, frame)
 }
 
-fn resources() -> Router<Arc<VolumeService>> {
+/// The routes that need a token, without what stands around them in [`router`].
+pub fn resources() -> Router<Arc<VolumeService>> {
     Router::new()
         .merge(volumes_and_metadata())
         .merge(snapshots_and_metadata())

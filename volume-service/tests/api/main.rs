@@ -20,6 +20,9 @@ mod manage;
 mod nova;
 mod operations;
 mod paging;
+#[path = "../../../tests/harness/permissions.rs"]
+mod permission_rows;
+mod permission_table;
 mod permissions;
 mod qos_specs;
 mod quotas;

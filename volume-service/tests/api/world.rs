@@ -151,7 +151,7 @@ impl Answer {
 /// One request in the making.
 pub struct Call<'a> {
     world: &'a World,
-    method: &'static str,
+    method: &'a str,
     path: String,
     token: &'a str,
     version: String,
@@ -304,7 +304,7 @@ impl World {
         tx.commit().await.unwrap();
     }
 
-    fn call<'a>(&'a self, method: &'static str, token: &'a str, path: &str) -> Call<'a> {
+    fn call<'a>(&'a self, method: &'a str, token: &'a str, path: &str) -> Call<'a> {
         let path = format!("/v3{path}");
         Call {
             world: self,
@@ -315,6 +315,10 @@ impl World {
             headers: Vec::new(),
             body: None,
         }
+    }
+
+    pub fn any<'a>(&'a self, method: &'a str, token: &'a str, path: &str) -> Call<'a> {
+        self.call(method, token, path)
     }
 
     pub fn get<'a>(&'a self, token: &'a str, path: &str) -> Call<'a> {
