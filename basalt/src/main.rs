@@ -111,8 +111,18 @@ enum FlowCommand {
 
 #[derive(Subcommand)]
 enum StoreCommand {
-    /// Read everything and compare it with its checksums.
-    Check,
+    /// Compare all maps, counts and links with each other, and all data with its checksums.
+    Check {
+        /// Leave the data out.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Read everything slowly, and compare it with its checksums.
+    Scrub {
+        /// Read at most so many MiB in a second.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+        most_mib_per_second: u64,
+    },
     /// What each image uses.
     Du {
         /// Print a JSON object.
@@ -231,7 +241,10 @@ async fn operate(command: Command, data_dir: &std::path::Path, settings: &Settin
                 FlowCommand::Abandon { id } => flows::abandon(&database, id).await,
             }
         }
-        Command::Store(StoreCommand::Check) => store::check(data_dir).await,
+        Command::Store(StoreCommand::Check { quick }) => store::check(data_dir, !quick, None).await,
+        Command::Store(StoreCommand::Scrub {
+            most_mib_per_second,
+        }) => store::check(data_dir, true, Some(most_mib_per_second << 20)).await,
         Command::Store(StoreCommand::Du { json }) => store::du(data_dir, json).await,
         Command::Image(ImageCommand::Metadefs(MetadefsCommand::Load { folder, replace })) => {
             let database = open_database(data_dir, settings).await?;

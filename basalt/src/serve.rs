@@ -13,8 +13,9 @@ mod nbd;
 mod ready_text;
 mod volume;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use volume_service::connection::Connection;
 
 use crate::commands;
+use crate::config::backends::{self, OwnStore, Stores};
 use crate::config::{Config, Settings, policy};
 use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
@@ -93,7 +95,7 @@ struct Node {
     config: Config,
     settings: Settings,
     database: Database,
-    store: Arc<dyn ImageStore>,
+    stores: Stores,
     identity: Arc<dyn Identity>,
     tokens: Arc<dyn TokenSource>,
     bus: Arc<dyn Bus>,
@@ -111,8 +113,10 @@ pub async fn serve(
     let data_dir = DataDir::open(data_dir)?;
     let secrets = Secrets::load_or_make(&data_dir.join("secrets.json"))?;
     let sockets = listen::bind(&settings, &data_dir, roles).await?;
-    let (database, store) =
-        tokio::try_join!(open_database(&settings, &data_dir), open_store(&data_dir))?;
+    let (database, stores) = tokio::try_join!(
+        open_database(&settings, &data_dir),
+        open_stores(&config, &data_dir)
+    )?;
     let Identities {
         identity,
         tokens,
@@ -123,17 +127,20 @@ pub async fn serve(
         config,
         settings,
         database,
-        store,
+        stores,
         identity,
         tokens,
         bus: Arc::new(InProcess::new()),
     };
 
     let outcome = run(&node, sockets, dev, &data_dir, &stop).await;
-    let closed = node.store.close().await;
+    let mut closed = vec![node.stores.node.close().await];
+    for own in node.stores.own.values() {
+        closed.push(own.store.close().await);
+    }
     node.database.close().await;
     outcome?;
-    closed?;
+    closed.into_iter().collect::<storage::Result<()>>()?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -147,6 +154,11 @@ async fn run(
     stop: &CancellationToken,
 ) -> Result<()> {
     let exports = nbd::Exports::prepare(node)?;
+    let mut own_stores = Vec::new();
+    for own in node.stores.own.values() {
+        let listener = listen::unix(&own.nbd_socket).await?;
+        own_stores.push((listener, Arc::clone(&own.store)));
+    }
     let text = ready_text::ready_text(&node.settings, &sockets, data_dir.path());
     let stop_images = CancellationToken::new();
     let mut serving = Vec::new();
@@ -163,7 +175,7 @@ async fn run(
         Some(bound) => Some(volume::start(node, bound, image_url, &connection, stop).await?),
         None => None,
     };
-    serving.extend(exports.start(sockets.nbd, stop));
+    serving.extend(exports.start(sockets.nbd, own_stores, stop));
     print_ready(&text);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), data_dir = %data_dir.path().display(), "ready");
 
@@ -242,8 +254,20 @@ async fn open_database(settings: &Settings, data_dir: &DataDir) -> Result<Databa
     Ok(database)
 }
 
-async fn open_store(data_dir: &DataDir) -> Result<Arc<dyn ImageStore>> {
-    let folder = data_dir.join("store");
+/// The node's store, and those that back-ends have for themselves.
+async fn open_stores(config: &Config, data_dir: &DataDir) -> Result<Stores> {
+    let node = open_store(data_dir.join("store")).await?;
+    let mut own = BTreeMap::new();
+    for folder in backends::store_folders(config)? {
+        let path = data_dir.path().join(&folder);
+        let nbd_socket = path.join("nbd.sock");
+        let store = open_store(path).await?;
+        own.insert(folder, OwnStore { store, nbd_socket });
+    }
+    Ok(Stores { node, own })
+}
+
+async fn open_store(folder: PathBuf) -> Result<Arc<dyn ImageStore>> {
     let open = move || EmbeddedStore::open(&folder, EmbeddedOptions::default());
     let opened = tokio::task::spawn_blocking(open).await;
     Ok(opened.map_err(|error| Error::Start(error.to_string()))??)

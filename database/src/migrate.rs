@@ -26,7 +26,10 @@ pub const MIGRATIONS: &[Migration] = migrations![
     2 "0002_volume_service",
     3 "0003_image_service",
     4 "0004_volume_extend",
+    5 "0005_groups_types",
     6 "0006_attachments",
+    7 "0007_backends",
+    8 "0008_image_import",
     9 "0009_metadefs",
 ];
 

@@ -14,6 +14,7 @@ use crate::ImageService;
 use crate::db::images;
 use crate::error::{Error, Result};
 use crate::flows::snapshot_disk::{Params, SnapshotDiskToImage};
+use crate::image::lock_key;
 use crate::quota::{self, Demand};
 
 /// The topic that the image service answers on.
@@ -55,11 +56,12 @@ pub async fn begin(
     wanted: &DiskSnapshot,
     by: &Requester<'_>,
 ) -> Result<Uuid> {
-    if wanted
-        .fsid
-        .as_deref()
-        .is_some_and(|fsid| fsid != service.store.fsid())
-    {
+    let (_, pool) = service
+        .stores
+        .choose_pool(None)
+        .map_err(Error::BadRequest)?;
+    let elsewhere = |fsid: &str| fsid != pool.engine.fsid();
+    if wanted.fsid.as_deref().is_some_and(elsewhere) {
         return Err(Error::Conflict(
             "The disk lies in another store than images do.".to_owned(),
         ));
@@ -101,7 +103,7 @@ pub async fn begin(
         .queue(service.store_queue())
         .resource("image", image_id)
         .request(by.request_id, by.project_id, by.user_id)
-        .lock_exclusive(format!("image/{image_id}"))
+        .lock_exclusive(lock_key(image_id))
         .lock_shared(format!("disk/{}/{}", wanted.pool, wanted.disk))
         .insert(&mut tx)
         .await?;

@@ -67,6 +67,16 @@ word_enum! {
     MemberStatus { Pending = "pending", Accepted = "accepted", Rejected = "rejected" }
 }
 
+word_enum! {
+    /// How far a task is.
+    TaskStatus {
+        Pending = "pending",
+        Processing = "processing",
+        Success = "success",
+        Failure = "failure",
+    }
+}
+
 /// An image with its properties and tags; locations and members are read apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
@@ -115,6 +125,27 @@ pub struct Member {
     pub updated_at_us: i64,
 }
 
+/// What clients see of an import or of a location that is added. Its id is its flow's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    pub id: Uuid,
+    /// `import`, `api_image_import` or `location_import`.
+    pub kind: String,
+    pub status: TaskStatus,
+    /// The project that asked for it.
+    pub owner: String,
+    pub image_id: Option<Uuid>,
+    pub request_id: String,
+    pub user_id: String,
+    pub input: serde_json::Value,
+    pub result: Option<serde_json::Value>,
+    pub message: String,
+    /// When it is forgotten; `None` while it runs.
+    pub expires_at_us: Option<i64>,
+    pub created_at_us: i64,
+    pub updated_at_us: i64,
+}
+
 /// What a key of an image document is to the one who writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
@@ -159,18 +190,26 @@ const READ_ONLY: &[&str] = &[
 ];
 const RESERVED: &[&str] = &["deleted", "deleted_at", "location"];
 
+/// The beginning of the names of properties that only the service writes.
+pub const SYSTEM_PREFIX: &str = "os_glance_";
+
 impl Key {
     pub fn of(name: &str) -> Key {
         if BASE.contains(&name) {
             Key::Base
         } else if READ_ONLY.contains(&name) {
             Key::ReadOnly
-        } else if RESERVED.contains(&name) || name.starts_with("os_glance_") {
+        } else if RESERVED.contains(&name) || name.starts_with(SYSTEM_PREFIX) {
             Key::Reserved
         } else {
             Key::Property
         }
     }
+}
+
+/// What the flows of one image lock.
+pub fn lock_key(id: Uuid) -> String {
+    format!("image/{id}")
 }
 
 /// The snapshot of an image in the store that holds its data, Glance's name.

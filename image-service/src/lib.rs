@@ -13,53 +13,64 @@
 //! nothing in the store (or `active`, if all of the data was stored). A deleted image stays
 //! deleted, and its space comes back. Both are done by the flows, taken up at the next start.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use database::Database;
 use rest::identity::Identity;
 use rest::policy::Policy;
-use storage::{ImageSpec, ImageStore, SnapshotSpec};
+use storage::ImageStore;
 use taskflow::{Doorbell, Worker};
-use uuid::Uuid;
 
 mod api;
 mod cache;
+mod data_source;
 mod db;
 mod disk_snapshots;
 mod error;
+mod fetch;
 mod flows;
 mod format_check;
+mod hashing;
 mod image;
+mod imports;
 mod location;
 mod metadef;
 mod options;
 pub mod policy;
 mod quota;
+mod remote_image;
+mod stores;
 mod uploads;
 mod views;
 
 pub use disk_snapshots::{DiskSnapshotRpc, RPC_TOPIC};
 pub use error::{Error, Result};
+pub use flows::add_location::AddLocation;
 pub use flows::cache_image::CacheImage;
 pub use flows::delete::DeleteImage;
+pub use flows::import::ImportImage;
+pub use flows::remove_from_store::RemoveFromStore;
 pub use flows::snapshot_disk::SnapshotDiskToImage;
+pub use flows::stage::StageImage;
 pub use flows::upload::UploadImage;
 pub use metadef::load::{Loaded, load_folder as load_metadefs};
-pub use options::Options;
+pub use options::{ImportFilter, Options, StoreKind, StoreOptions};
 pub use quota::Limits;
 
 use cache::ImageCache;
+use remote_image::Grants;
+use stores::Stores;
 use uploads::Uploads;
 
-/// Bounds of `rbd_store_chunk_size`: a transfer holds up to three chunks.
-const CHUNK_BYTES_MIN: usize = 64 << 10;
-const CHUNK_BYTES_MAX: usize = 16 << 20;
+/// Imports that run at the same time; further ones wait.
+const CONCURRENT_IMPORTS: usize = 8;
 
 /// The service: what handlers and flows work with.
 pub struct ImageService {
     pub(crate) database: Database,
     pub(crate) store: Arc<dyn ImageStore>,
+    pub(crate) stores: Stores,
     pub(crate) options: Options,
     /// Who may do what.
     pub policy: Policy,
@@ -67,39 +78,53 @@ pub struct ImageService {
     pub(crate) uploads: Uploads,
     /// Copies of images on this node, if there shall be some.
     pub(crate) cache: Option<ImageCache>,
+    pub(crate) grants: Grants,
+    /// Where tokens come from, once the API is served.
+    pub(crate) identity_url: OnceLock<String>,
 }
 
 impl ImageService {
-    /// The service on a migrated database. Makes the store's image pool unless it is there.
+    /// The service on a migrated database. Makes the pools of its stores unless they are there.
+    /// Errors: options that contradict each other.
     pub async fn new(
         database: Database,
         store: Arc<dyn ImageStore>,
-        mut options: Options,
+        options: Options,
     ) -> Result<Arc<Self>> {
-        store.ensure_pool(&options.rbd_store_pool).await?;
         metadef::load::standard_set(&database).await?;
-        options.rbd_store_chunk_size = options
-            .rbd_store_chunk_size
-            .clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
         let cache = open_cache(&options)?;
+        let stores = Stores::new(&store, &options)?;
+        for pool in stores.pools() {
+            pool.engine.ensure_pool(&pool.name).await?;
+        }
         Ok(Arc::new(ImageService {
             database,
             store,
+            stores,
             options,
             policy: policy::default_policy(),
             doorbell: Doorbell::new(),
             uploads: Uploads::default(),
             cache,
+            grants: Grants::default(),
+            identity_url: OnceLock::new(),
         }))
     }
 
     /// The whole API: version documents for everybody, the rest for callers with a token.
     pub fn router(self: &Arc<Self>, identity: Arc<dyn Identity>) -> Router {
+        // A second router is in front of the same identity service.
+        let _ = self.identity_url.set(identity.auth_uri().to_owned());
         api::router(self, identity)
     }
 
-    /// The workers that run this service's flows. Uploads have one of their own, so that clients
-    /// that send slowly keep no delete waiting. All of them must run for requests to end.
+    /// The routes of one API version, without what stands around them in [`Self::router`].
+    pub fn resources(self: &Arc<Self>) -> Router {
+        api::v2_routes().with_state(self.clone())
+    }
+
+    /// The workers that run this service's flows. Uploads and imports have one of their own each,
+    /// so that who sends slowly keeps no delete waiting. All of them must run for requests to end.
     pub fn workers(self: &Arc<Self>) -> Vec<Worker<ImageService>> {
         let host = &self.options.host;
         let worker = |owner: String, queue: String| {
@@ -108,6 +133,10 @@ impl ImageService {
                 .flow::<DeleteImage>()
                 .flow::<SnapshotDiskToImage>()
                 .flow::<CacheImage>()
+                .flow::<StageImage>()
+                .flow::<ImportImage>()
+                .flow::<AddLocation>()
+                .flow::<RemoveFromStore>()
                 .doorbell(self.doorbell.clone())
         };
         let uploads = worker(format!("image-upload:{host}"), self.upload_queue())
@@ -115,7 +144,14 @@ impl ImageService {
             .listener(Arc::new(self.uploads.clone()));
         let store = worker(format!("image-store:{host}"), self.store_queue()).concurrency(8);
         let cache = worker(format!("image-cache:{host}"), self.cache_queue()).concurrency(1);
-        vec![uploads.build(), store.build(), cache.build()]
+        let imports = worker(format!("image-import:{host}"), self.import_queue())
+            .concurrency(CONCURRENT_IMPORTS);
+        vec![
+            uploads.build(),
+            store.build(),
+            imports.build(),
+            cache.build(),
+        ]
     }
 
     /// Only the process that has the request can store its data.
@@ -133,12 +169,9 @@ impl ImageService {
         format!("image-cache:{}", self.options.host)
     }
 
-    pub(crate) fn store_image(&self, id: Uuid) -> ImageSpec {
-        ImageSpec::new(&self.options.rbd_store_pool, id.to_string())
-    }
-
-    pub(crate) fn store_snapshot(&self, id: Uuid) -> SnapshotSpec {
-        self.store_image(id).at(image::STORE_SNAPSHOT)
+    /// Any process that serves the store, for flows that wait for other servers.
+    pub(crate) fn import_queue(&self) -> String {
+        format!("image-import:{}", self.store.fsid())
     }
 }
 

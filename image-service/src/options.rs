@@ -47,6 +47,69 @@ pub struct Options {
     pub rbd_store_chunk_size: usize,
     /// Uploads that are received at the same time; further ones wait.
     pub max_concurrent_uploads: usize,
+    /// The stores that clients may choose from; empty: one store, which has no id.
+    pub enabled_backends: Vec<StoreOptions>,
+    /// The store of requests that name none; `None`: the first one.
+    pub default_backend: Option<String>,
+    /// Pool that keeps staged data until it is imported.
+    pub staging_pool: String,
+    pub enabled_import_methods: Vec<String>,
+    pub import_filter: ImportFilter,
+    /// Beginnings of the names of properties that glance-download takes over.
+    pub glance_download_properties: Vec<String>,
+    pub image_location_quota: Option<u64>,
+    /// Whether the data of an added location is hashed.
+    pub do_secure_hash: bool,
+    /// How often reading the data of an added location is tried again.
+    pub http_retries: u32,
+    /// Hours that an ended task can be seen.
+    pub task_time_to_live_h: u32,
+}
+
+/// One of `enabled_backends`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreOptions {
+    pub id: String,
+    pub kind: StoreKind,
+    pub store_description: String,
+    /// Data is read from the store of the highest weight first.
+    pub weight: i64,
+}
+
+/// The type of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreKind {
+    Rbd {
+        pool: String,
+        chunk_bytes: usize,
+    },
+    /// Locations on the web, read only.
+    Http,
+}
+
+/// `[import_filtering_opts]`: which URLs the service fetches for its users. Of two lists of the
+/// same kind only the one that allows counts; an empty one allows everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportFilter {
+    pub allowed_schemes: Vec<String>,
+    pub disallowed_schemes: Vec<String>,
+    pub allowed_hosts: Vec<String>,
+    pub disallowed_hosts: Vec<String>,
+    pub allowed_ports: Vec<u16>,
+    pub disallowed_ports: Vec<u16>,
+}
+
+impl Default for ImportFilter {
+    fn default() -> Self {
+        ImportFilter {
+            allowed_schemes: vec!["http".to_owned(), "https".to_owned()],
+            disallowed_schemes: Vec::new(),
+            allowed_hosts: Vec::new(),
+            disallowed_hosts: Vec::new(),
+            allowed_ports: vec![80, 443],
+            disallowed_ports: Vec::new(),
+        }
+    }
 }
 
 impl Default for Options {
@@ -75,6 +138,16 @@ impl Default for Options {
             rbd_store_pool: "images".to_owned(),
             rbd_store_chunk_size: 4 << 20,
             max_concurrent_uploads: 64,
+            enabled_backends: Vec::new(),
+            default_backend: None,
+            staging_pool: "images-staging".to_owned(),
+            enabled_import_methods: words("glance-direct web-download copy-image glance-download"),
+            import_filter: ImportFilter::default(),
+            glance_download_properties: words("hw_ trait: os_distro os_secure_boot os_type"),
+            image_location_quota: Some(10),
+            do_secure_hash: true,
+            http_retries: 3,
+            task_time_to_live_h: 48,
         }
     }
 }

@@ -7,7 +7,8 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::cache::CachedImage;
-use crate::image::{Image, Location, Member};
+use crate::image::{Image, Location, Member, Task};
+use crate::stores::store_of;
 
 /// An image. Custom properties stand beside the attributes.
 #[derive(Debug, Serialize)]
@@ -39,6 +40,9 @@ pub struct ImageView {
     pub direct_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub locations: Option<Vec<Location>>,
+    /// Ids separated by commas, where stores have ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stores: Option<String>,
     #[serde(flatten)]
     pub properties: BTreeMap<String, Option<String>>,
 }
@@ -48,15 +52,29 @@ pub struct ImageView {
 pub struct LocationVisibility {
     pub direct_url: bool,
     pub locations: bool,
+    /// The ids of the stores that they lie in.
+    pub stores: bool,
+}
+
+impl LocationVisibility {
+    /// Whether a document needs the locations at all.
+    pub fn any(self) -> bool {
+        self.direct_url || self.locations || self.stores
+    }
 }
 
 impl ImageView {
+    /// `locations` in the order in which they are to be used.
     pub fn new(image: Image, locations: Vec<Location>, show: LocationVisibility) -> Self {
         let self_path = format!("/v2/images/{}", image.id);
         let direct_url = locations
             .first()
             .filter(|_| show.direct_url)
             .map(|location| location.url.clone());
+        let stores = show.stores.then(|| {
+            let ids: Vec<&str> = locations.iter().filter_map(store_of).collect();
+            ids.join(",")
+        });
         ImageView {
             id: image.id,
             name: image.name,
@@ -82,6 +100,7 @@ impl ImageView {
             schema: "/v2/schemas/image",
             direct_url,
             locations: show.locations.then_some(locations),
+            stores: stores.filter(|ids| !ids.is_empty()),
             properties: image.properties,
         }
     }
@@ -171,4 +190,150 @@ impl From<CachedImage> for CachedImageView {
 pub struct LimitView {
     pub usage: u64,
     pub limit: i64,
+}
+
+/// A store that clients may choose.
+#[derive(Debug, Serialize)]
+pub struct StoreView {
+    pub id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default: Option<&'static str>,
+    #[serde(rename = "read-only", skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<&'static str>,
+    #[serde(flatten)]
+    pub detail: Option<StoreDetailView>,
+}
+
+/// What only operators see of a store.
+#[derive(Debug, Serialize)]
+pub struct StoreDetailView {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub weight: i64,
+    pub properties: serde_json::Value,
+}
+
+#[derive(Debug, Serialize)]
+pub struct StoresView {
+    pub stores: Vec<StoreView>,
+}
+
+/// A task in a list.
+#[derive(Debug, Serialize)]
+pub struct TaskStubView {
+    pub id: Uuid,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub status: &'static str,
+    pub owner: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<Uuid>,
+    pub request_id: String,
+    pub user_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    pub created_at: String,
+    pub updated_at: String,
+    #[serde(rename = "self")]
+    pub self_path: String,
+    pub schema: &'static str,
+}
+
+impl From<Task> for TaskStubView {
+    fn from(task: Task) -> Self {
+        TaskStubView {
+            id: task.id,
+            kind: task.kind,
+            status: task.status.as_str(),
+            owner: task.owner,
+            image_id: task.image_id,
+            request_id: task.request_id,
+            user_id: task.user_id,
+            expires_at: task.expires_at_us.map(timestamp),
+            created_at: timestamp(task.created_at_us),
+            updated_at: timestamp(task.updated_at_us),
+            self_path: format!("/v2/tasks/{}", task.id),
+            schema: "/v2/schemas/task",
+        }
+    }
+}
+
+/// A task.
+#[derive(Debug, Serialize)]
+pub struct TaskView {
+    #[serde(flatten)]
+    pub stub: TaskStubView,
+    pub input: serde_json::Value,
+    pub result: Option<serde_json::Value>,
+    pub message: String,
+}
+
+impl From<Task> for TaskView {
+    fn from(mut task: Task) -> Self {
+        TaskView {
+            input: task.input.take(),
+            result: task.result.take(),
+            message: std::mem::take(&mut task.message),
+            stub: task.into(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct TasksView {
+    pub tasks: Vec<TaskStubView>,
+    pub first: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    pub schema: &'static str,
+}
+
+/// A task among those of an image: every field, and times without a zone.
+#[derive(Debug, Serialize)]
+pub struct ImageTaskView {
+    pub id: Uuid,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub status: &'static str,
+    pub owner: String,
+    pub created_at: String,
+    pub updated_at: String,
+    /// Tasks are not shown once they are deleted.
+    pub deleted_at: Option<String>,
+    pub expires_at: Option<String>,
+    pub image_id: Option<Uuid>,
+    pub request_id: String,
+    pub user_id: String,
+    pub message: String,
+    pub input: serde_json::Value,
+    pub result: Option<serde_json::Value>,
+}
+
+impl From<Task> for ImageTaskView {
+    fn from(task: Task) -> Self {
+        let plain = |us: i64| timestamp(us).trim_end_matches('Z').to_owned();
+        ImageTaskView {
+            id: task.id,
+            kind: task.kind,
+            status: task.status.as_str(),
+            owner: task.owner,
+            created_at: plain(task.created_at_us),
+            updated_at: plain(task.updated_at_us),
+            deleted_at: None,
+            expires_at: task.expires_at_us.map(plain),
+            image_id: task.image_id,
+            request_id: task.request_id,
+            user_id: task.user_id,
+            message: task.message,
+            input: task.input,
+            result: task.result,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct ImageTasksView {
+    pub tasks: Vec<ImageTaskView>,
 }

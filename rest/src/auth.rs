@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::context::new_request_id;
 use crate::frame::RequestId;
-use crate::identity::{Identity, IdentityError, KeystoneError, TokenInfo, WithoutToken};
+use crate::identity::{Identity, IdentityError, KeystoneError, Sender, TokenInfo};
 use crate::policy::Policy;
 use crate::project_path::PathProject;
 use crate::{ErrorShape, RequestContext, Secret};
@@ -42,13 +42,11 @@ pub fn apply(
 
 async fn authenticate(State(layer): State<Layer>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let token = match token_of(&parts.headers, "x-auth-token") {
-        Some(token) => token,
-        None => match layer.identity.without_token(&parts) {
-            WithoutToken::ActAs(token) => token,
-            WithoutToken::Answer(response) => return response,
-            WithoutToken::Refuse => return refused(&*layer.identity),
-        },
+    let token = token_of(&parts.headers, "x-auth-token");
+    let token = match layer.identity.sender(&parts, token) {
+        Sender::Bearer(token) => token,
+        Sender::Answered(response) => return response,
+        Sender::Unknown => return refused(&*layer.identity),
     };
     let service = match layer.service_token(&parts.headers).await {
         Ok(service) => service,

@@ -223,6 +223,8 @@ pub struct MapRules {
     key_pattern: &'static str,
     max_key_chars: usize,
     max_value_chars: usize,
+    /// Null stands for the empty text.
+    nulls: bool,
 }
 
 impl MapRules {
@@ -233,12 +235,23 @@ impl MapRules {
         key_pattern: "^[a-zA-Z0-9-_:. /]{1,255}$",
         max_key_chars: 255,
         max_value_chars: 255,
+        nulls: false,
     };
     pub const EXTRA_SPECS: Self = Self::METADATA;
     /// Cinder's `extra_specs_with_no_spaces_key`: extra specs of volume types.
     pub const TYPE_EXTRA_SPECS: Self = Self {
         key_punctuation: "-_:.",
         key_pattern: "^[a-zA-Z0-9-_:.]{1,255}$",
+        ..Self::METADATA
+    };
+    /// Specs of group types: as those of volume types, and null stands for the empty text.
+    pub const GROUP_SPECS: Self = Self {
+        nulls: true,
+        ..Self::TYPE_EXTRA_SPECS
+    };
+    /// Cinder's `extra_specs_with_null`: QoS specs. Null stands for the empty text.
+    pub const QOS_SPECS: Self = Self {
+        nulls: true,
         ..Self::METADATA
     };
     /// Cinder's `image_metadata`: values of up to 64 KiB.
@@ -259,7 +272,10 @@ impl MapRules {
                     self.key_pattern
                 )));
             }
-            let text = text(key, value, &(0..=self.max_value_chars), false)?;
+            let text = match value {
+                Value::Null if self.nulls => "",
+                value => text(key, value, &(0..=self.max_value_chars), false)?,
+            };
             read.insert(key.clone(), text.to_owned());
         }
         Ok(read)
@@ -422,6 +438,21 @@ mod tests {
 
     fn error<T: std::fmt::Debug>(result: Result<T, BadInput>) -> String {
         result.unwrap_err().message.into_owned()
+    }
+
+    #[test]
+    fn nulls_in_maps_are_empty_texts_where_they_are_allowed() {
+        let body = json!({"map": {"a": "1", "b": null}});
+        let object = Object::new(&body).unwrap();
+        let read = object.required_string_map("map", MapRules::GROUP_SPECS);
+        let texts: Vec<_> = read.unwrap().into_iter().collect();
+        let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(texts, [text("a", "1"), text("b", "")]);
+        let refused = error(object.required_string_map("map", MapRules::METADATA));
+        assert!(
+            refused.ends_with("None is not of type 'string'"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -10,7 +10,9 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::{get, post};
 use futures_util::Stream;
+use rest::frame::FrameOptions;
 use rest::server::{ServerOptions, serve};
+use rest::{ErrorShape, JsonBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -40,6 +42,10 @@ async fn start(options: ServerOptions) -> Running {
         .route("/", get(async || "hello"))
         .route("/slow", get(slow))
         .route("/count", count)
+        .merge(rest::frame::apply(
+            json_api(),
+            FrameOptions::new(ErrorShape::Volume),
+        ))
         .route(
             "/endless",
             get(async move || Body::from_stream(Endless(endless))),
@@ -57,6 +63,14 @@ async fn start(options: ServerOptions) -> Running {
         release,
         server,
     }
+}
+
+/// An API that takes JSON, in the frame of a service.
+fn json_api() -> Router {
+    Router::new().route(
+        "/json",
+        post(async |body: JsonBody| body.0.unwrap().to_string()),
+    )
 }
 
 /// Says how many bytes it got, or that they did not all come.
@@ -240,4 +254,41 @@ async fn one_connection_serves_many_requests() {
             assert!(stream.read_buf(&mut answer).await.unwrap() > 0);
         }
     }
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_declared_or_not() {
+    let running = start(ServerOptions::default()).await;
+    let head =
+        "POST /json HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-type: application/json\r\n";
+    let fine = request(&running, &format!("{head}content-length: 2\r\n\r\n[]")).await;
+    assert!(rest_of(fine).await.ends_with("[]"));
+    let overlimit = "{\"overLimit\":{\"code\":413,\"message\":\"Request is too large.\"}}";
+    // Refused by what it says of itself: nothing is read.
+    let declared = request(
+        &running,
+        &format!("{head}content-length: 999999999999\r\n\r\n"),
+    )
+    .await;
+    let answer = rest_of(declared).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 413") && answer.ends_with(overlimit),
+        "{answer}"
+    );
+    // Refused as soon as it has grown too long, without waiting for its end. Nothing is sent that
+    // the server would leave unread: it could cost the answer.
+    let mut endless = request(
+        &running,
+        &format!("{head}transfer-encoding: chunked\r\n\r\n"),
+    )
+    .await;
+    let first = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
+    let second = format!("c001\r\n{}", " ".repeat(0xc001));
+    endless.write_all(first.as_bytes()).await.unwrap();
+    endless.write_all(second.as_bytes()).await.unwrap();
+    let answer = rest_of(endless).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 413") && answer.ends_with(overlimit),
+        "{answer}"
+    );
 }

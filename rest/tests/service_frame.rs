@@ -303,16 +303,28 @@ async fn noauth_hands_out_its_token() {
 #[tokio::test]
 async fn noauth_takes_clients_that_know_no_tokens() {
     let app = volume_service(Arc::new(NoAuth));
-    let request = Request::builder()
+    for (token, path, user, project) in [
+        (None, "/v3/ab12/volumes/7", "admin", "ab12"),
+        (None, "/v3/volumes/7", "admin", "admin"),
+        (Some("any"), "/v3/ab12/volumes/7", "any", "ab12"),
+        (Some("any"), "/v3/volumes/7", "any", "any"),
+        (Some("bob:ab12"), "/v3/ab12/volumes/7", "bob", "ab12"),
+    ] {
+        let mut request = Request::builder().uri(path).header("host", "h:1");
+        if let Some(token) = token {
+            request = request.header("x-auth-token", token);
+        }
+        let (status, _, body) = send(&app, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let body = json_of(&body);
+        let shown = (&body["user"], &body["project"], &body["admin"]);
+        assert_eq!(shown, (&json!(user), &json!(project), &json!(true)));
+    }
+    let other = Request::builder()
         .uri("/v3/ab12/volumes/7")
-        .header("host", "h:1");
-    let (status, _, body) = send(&app, request.body(Body::empty()).unwrap()).await;
-    assert_eq!(status, StatusCode::OK);
-    let body = json_of(&body);
-    assert_eq!(
-        (&body["user"], &body["project"], &body["admin"]),
-        (&json!("admin"), &json!("ab12"), &json!(true))
-    );
+        .header("x-auth-token", "bob:cd34");
+    let (status, _, _) = send(&app, other.body(Body::empty()).unwrap()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
 }
 
 fn image_service() -> Router {

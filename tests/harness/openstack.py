@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from pathlib import Path
 
 from . import prepare
 
@@ -16,10 +17,10 @@ class CommandFailed(Exception):
 
 
 class OpenStack:
-    """Runs `openstack` against the cloud that a server wrote into its clouds.yaml."""
+    """Runs `openstack` against a cloud of a clouds.yaml: the one that a server wrote, unless told."""
 
-    def __init__(self, server, cloud: str = "basalt"):
-        self.server = server
+    def __init__(self, server, cloud: str = "basalt", clouds: Path | None = None):
+        self.clouds = clouds or server.data / "clouds.yaml"
         self.cloud = cloud
         self.commands = 0
 
@@ -27,7 +28,7 @@ class OpenStack:
         self.commands += 1
         environment = {
             **os.environ,
-            "OS_CLIENT_CONFIG_FILE": str(self.server.data / "clouds.yaml"),
+            "OS_CLIENT_CONFIG_FILE": str(self.clouds),
             "OS_CLOUD": self.cloud,
         }
         command = [str(prepare.VENV / "bin" / "openstack")]

@@ -71,6 +71,12 @@ class Outcome:
                 outcome.passed.append(name)
         return outcome
 
+    def add(self, other: "Outcome") -> None:
+        """Counts another run's tests too."""
+        self.passed += other.passed
+        self.failed.update(other.failed)
+        self.skipped.update(other.skipped)
+
     def avoidable_skips(self) -> dict[str, str]:
         """Skipped, but for none of the reasons in `CANNOT_RUN`."""
         return {

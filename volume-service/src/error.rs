@@ -34,6 +34,9 @@ pub enum Error {
     /// No service that could do it is up (503); the request may be repeated.
     #[error("{0}")]
     Unavailable(String),
+    /// The operator has to mend the configuration (500); the text is for the client all the same.
+    #[error("{0}")]
+    Misconfigured(String),
     /// The caller's roles do not allow it (403).
     #[error(transparent)]
     Denied(#[from] policy::Denied),
@@ -46,6 +49,9 @@ pub enum Error {
     /// A flow could not be inserted.
     #[error(transparent)]
     Flow(#[from] taskflow::Error),
+    /// A row that flows and the scheduler share could not be written.
+    #[error(transparent)]
+    Task(#[from] taskflow::TaskError),
 }
 
 impl Error {
@@ -62,6 +68,16 @@ impl Error {
     /// Cinder's `InvalidSnapshot`.
     pub fn invalid_snapshot(reason: impl Display) -> Self {
         Error::Invalid(format!("Invalid snapshot: {reason}"))
+    }
+
+    /// Cinder's `InvalidGroup`.
+    pub fn invalid_group(reason: impl Display) -> Self {
+        Error::Invalid(format!("Invalid Group: {reason}"))
+    }
+
+    /// Cinder's `InvalidGroupSnapshot`.
+    pub fn invalid_group_snapshot(reason: impl Display) -> Self {
+        Error::Invalid(format!("Invalid GroupSnapshot: {reason}"))
     }
 
     /// Cinder's `InvalidBackup`.
@@ -94,6 +110,10 @@ impl From<Error> for Fault {
             }
             Error::PreconditionFailed => Fault::new(StatusCode::PRECONDITION_FAILED, ""),
             Error::Unavailable(message) => Fault::unavailable(message),
+            Error::Misconfigured(message) => {
+                tracing::error!("{message}");
+                Fault::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+            }
             Error::Denied(denied) => denied.into(),
             Error::Image(error) => image_fault(error),
             Error::Database(error @ database::Error::Unavailable(_)) => {
@@ -102,6 +122,7 @@ impl From<Error> for Fault {
             }
             Error::Database(error) => error.into(),
             Error::Flow(error) => Fault::internal(&error),
+            Error::Task(error) => Fault::internal(&error),
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod export_admission;
 pub mod flows;
 pub mod images;
 pub mod inventory;
+pub mod logs;
 pub mod manager;
 pub mod options;
 pub mod scheduler;
@@ -57,6 +58,7 @@ pub struct VolumeService {
     /// Asked what lies in their pools.
     pub managers: Arc<dyn inventory::Managers>,
     pub doorbell: Arc<dyn Doorbell>,
+    pub logs: Arc<dyn logs::LogLevels>,
 }
 
 impl VolumeService {
@@ -75,11 +77,19 @@ impl VolumeService {
             compute: compute::Compute::Absent,
             managers: Arc::new(inventory::NoManagers),
             doorbell,
+            logs: Arc::new(logs::NoLog),
         }
     }
 
-    /// What the first start makes: the default volume type. Idempotent.
+    /// Operators may read and set the levels of this log.
+    pub fn with_logs(self, logs: Arc<dyn logs::LogLevels>) -> Self {
+        VolumeService { logs, ..self }
+    }
+
+    /// What the first start makes: the default volume type, the type of consistency groups.
+    /// Idempotent.
     pub async fn bootstrap(&self) -> Result<()> {
-        domain::types::ensure_default(self).await
+        domain::types::ensure_default(self).await?;
+        domain::group_types::ensure_default(self).await
     }
 }

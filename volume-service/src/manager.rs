@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use database::Database;
+use database::{Database, Tx};
 use storage::{Capacity, ImageSpec, ImageStore};
 use taskflow::{Doorbell, TaskError, Worker, WorkerBuilder};
 use uuid::Uuid;
 
 use crate::compute::Compute;
 use crate::connection::Connection;
+use crate::db::clusters;
 use crate::db::connections;
 use crate::db::services::{self, Capabilities};
 use crate::db::volumes::{self, Volume};
@@ -36,9 +37,43 @@ pub struct Backend {
     /// `rbd_flatten_volume_from_snapshot`
     pub flatten_volume_from_snapshot: bool,
     pub reserved_percentage: u32,
-    pub max_over_subscription_ratio: f64,
+    pub over_subscription: OverSubscription,
+    /// `backend_availability_zone`; none: the node's.
+    pub availability_zone: Option<String>,
+    /// Whether it takes a volume, as an expression ([`crate::scheduler::expression`]).
+    pub filter_function: Option<String>,
+    /// How well it suits a volume, 0 to 100, as an expression.
+    pub goodness_function: Option<String>,
     /// How clients reach the images; `None`: nobody can attach them.
     pub connection: Option<Connection>,
+}
+
+/// `max_over_subscription_ratio`
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum OverSubscription {
+    /// As many times the capacity as experience allows: 1 + promised / used.
+    Auto,
+    Ratio(f64),
+}
+
+impl OverSubscription {
+    /// Cinder's default, and where `auto` begins.
+    const DEFAULT_RATIO: f64 = 20.0;
+
+    /// The ratio for a pool with so much used and promised, in GiB.
+    fn ratio(self, used_gb: f64, provisioned_gb: f64) -> f64 {
+        match self {
+            OverSubscription::Ratio(ratio) => ratio,
+            OverSubscription::Auto if used_gb > 0.0 => 1.0 + provisioned_gb / used_gb,
+            OverSubscription::Auto => Self::DEFAULT_RATIO,
+        }
+    }
+}
+
+impl Default for OverSubscription {
+    fn default() -> Self {
+        OverSubscription::Ratio(Self::DEFAULT_RATIO)
+    }
 }
 
 impl Backend {
@@ -52,7 +87,10 @@ impl Backend {
             max_clone_depth: 5,
             flatten_volume_from_snapshot: false,
             reserved_percentage: 0,
-            max_over_subscription_ratio: 20.0,
+            over_subscription: OverSubscription::default(),
+            availability_zone: None,
+            filter_function: None,
+            goodness_function: None,
             connection: None,
         }
     }
@@ -73,6 +111,8 @@ pub struct Manager {
     pub database: Database,
     /// The first part of `host@backend#pool`.
     pub host: String,
+    /// The cluster this host belongs to.
+    pub cluster: Option<String>,
     pub availability_zone: String,
     /// The limits for what flows find out only in the store.
     pub options: Options,
@@ -184,18 +224,8 @@ impl Manager {
         }
         let mut tx = self.database.begin().await?;
         for (backend, pool_name, capabilities) in reports {
-            let service_host = format!("{}@{}", self.host, backend.name);
-            services::heartbeat(
-                &mut tx,
-                services::VOLUME,
-                &service_host,
-                &self.availability_zone,
-            )
-            .await?;
-            services::report_pool(&mut tx, &pool_name, &capabilities).await?;
-            if let Some(connection) = &backend.connection {
-                connections::report(&mut tx, &pool_name, connection).await?;
-            }
+            self.report_backend(&mut tx, backend, &pool_name, &capabilities)
+                .await?;
         }
         services::heartbeat(
             &mut tx,
@@ -205,6 +235,34 @@ impl Manager {
         )
         .await?;
         tx.commit().await
+    }
+
+    async fn report_backend(
+        &self,
+        tx: &mut Tx,
+        backend: &Backend,
+        pool_name: &str,
+        capabilities: &Capabilities,
+    ) -> database::Result<()> {
+        let host = format!("{}@{}", self.host, backend.name);
+        let zone = backend
+            .availability_zone
+            .as_ref()
+            .unwrap_or(&self.availability_zone);
+        services::heartbeat(tx, services::VOLUME, &host, zone).await?;
+        let cluster = self
+            .cluster
+            .as_ref()
+            .map(|cluster| format!("{cluster}@{}", backend.name));
+        if let Some(cluster) = &cluster {
+            clusters::ensure(tx, cluster, services::VOLUME).await?;
+        }
+        services::set_cluster(tx, services::VOLUME, &host, cluster.as_deref()).await?;
+        services::report_pool(tx, pool_name, capabilities).await?;
+        if let Some(connection) = &backend.connection {
+            connections::report(tx, pool_name, connection).await?;
+        }
+        services::forget_pools(tx, &host, &[pool_name.to_owned()]).await
     }
 
     /// `host@backend#pool`
@@ -222,23 +280,37 @@ impl Manager {
 
     /// Where the image of `volume` is, or is to be.
     pub(crate) fn place(&self, volume: &Volume) -> Result<Placement<'_>, TaskError> {
-        let host = volume.host.as_deref().unwrap_or_default();
+        self.place_on(volume.host.as_deref().unwrap_or_default(), volume.id)
+    }
+
+    /// Where the image of the volume `id` would be on `host` (`host@backend#pool`).
+    pub(crate) fn place_on(&self, host: &str, id: Uuid) -> Result<Placement<'_>, TaskError> {
+        let (backend, pool) = self.backend_and_pool(Some(host))?;
+        Ok(Placement {
+            backend,
+            image: ImageSpec::new(pool, volume_image_name(id)),
+        })
+    }
+
+    /// The backend of a `host@backend#pool`.
+    pub(crate) fn backend(&self, host: Option<&str>) -> Result<&Backend, TaskError> {
+        Ok(self.backend_and_pool(host)?.0)
+    }
+
+    fn backend_and_pool<'a>(
+        &self,
+        host: Option<&'a str>,
+    ) -> Result<(&Backend, &'a str), TaskError> {
+        let host = host.unwrap_or_default();
         let parsed = host
             .split_once('@')
             .and_then(|(_, rest)| rest.split_once('#'));
         let backend = parsed.and_then(|(backend, pool)| Some((self.backends.get(backend)?, pool)));
-        let (backend, pool) = backend.ok_or_else(|| {
+        backend.ok_or_else(|| {
             TaskError::new(
                 "UnknownBackend",
-                format!(
-                    "volume {}: {host:?} is no backend of this manager",
-                    volume.id
-                ),
+                format!("{host:?} is no backend of this manager"),
             )
-        })?;
-        Ok(Placement {
-            backend,
-            image: ImageSpec::new(pool, volume_image_name(volume.id)),
         })
     }
 
@@ -257,21 +329,30 @@ fn capabilities(backend: &Backend, capacity: Option<Capacity>, allocated_gib: u6
     let (total_bytes, free_bytes) = capacity.map_or((0, 0), |capacity| {
         (capacity.total_bytes, capacity.free_bytes)
     });
+    let allocated_gb = allocated_gib as f64;
+    let used_gb = gib(total_bytes.saturating_sub(free_bytes));
     Capabilities {
         volume_backend_name: backend.volume_backend_name.clone(),
         pool_name: backend.pool.clone(),
-        vendor_name: "Open Source".to_owned(),
+        vendor_name: "Basalt".to_owned(),
         driver_version: env!("CARGO_PKG_VERSION").to_owned(),
-        storage_protocol: "ceph".to_owned(),
+        storage_protocol: "nbd".to_owned(),
         total_capacity_gb: gib(total_bytes),
         free_capacity_gb: gib(free_bytes),
-        allocated_capacity_gb: allocated_gib as f64,
-        provisioned_capacity_gb: allocated_gib as f64,
+        allocated_capacity_gb: allocated_gb,
+        provisioned_capacity_gb: allocated_gb,
         reserved_percentage: backend.reserved_percentage,
-        max_over_subscription_ratio: backend.max_over_subscription_ratio,
+        max_over_subscription_ratio: backend.over_subscription.ratio(used_gb, allocated_gb),
         thin_provisioning_support: true,
+        thick_provisioning_support: false,
         multiattach: true,
+        online_extend_support: true,
+        qos_support: false,
+        replication_enabled: false,
         backend_state: if capacity.is_some() { "up" } else { "down" }.to_owned(),
+        location_info: format!("{}:{}", backend.store.fsid(), backend.pool),
+        filter_function: backend.filter_function.clone(),
+        goodness_function: backend.goodness_function.clone(),
     }
 }
 
@@ -315,6 +396,14 @@ mod tests {
         }
         stop.send(()).unwrap();
         running.await.unwrap();
+    }
+
+    #[test]
+    fn auto_promises_what_experience_allows() {
+        assert_eq!(OverSubscription::Ratio(3.0).ratio(5.0, 50.0), 3.0);
+        assert_eq!(OverSubscription::Auto.ratio(0.0, 50.0), 20.0);
+        assert_eq!(OverSubscription::Auto.ratio(10.0, 50.0), 6.0);
+        assert_eq!(OverSubscription::Auto.ratio(10.0, 0.0), 1.0);
     }
 
     #[tokio::test]

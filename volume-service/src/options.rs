@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::scheduler::{filters, weighers};
+
 /// What the operator may set (`[DEFAULT]` of cinder.conf). Sizes are GiB, -1 is unlimited.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -15,6 +17,8 @@ pub struct Options {
     pub cloned_volume_same_az: bool,
     /// Name of the type of volumes that name none.
     pub default_volume_type: String,
+    /// Name of the group type that `group_types/default` shows.
+    pub default_group_type: Option<String>,
     pub quota_volumes: i64,
     pub quota_snapshots: i64,
     pub quota_gigabytes: i64,
@@ -42,6 +46,16 @@ pub struct Options {
     pub max_request_body_size: usize,
     /// While this file is there, `/healthcheck` answers 503.
     pub healthcheck_disable_file: Option<PathBuf>,
+
+    /// Names of filters ([`crate::scheduler::filters::names`]).
+    pub scheduler_default_filters: Vec<String>,
+    /// Names of weighers ([`crate::scheduler::weighers::names`]).
+    pub scheduler_default_weighers: Vec<String>,
+    /// How many pools a create may be tried on.
+    pub scheduler_max_attempts: u32,
+    pub capacity_weight_multiplier: f64,
+    pub allocated_capacity_weight_multiplier: f64,
+    pub volume_number_multiplier: f64,
 }
 
 impl Default for Options {
@@ -53,6 +67,7 @@ impl Default for Options {
             allow_availability_zone_fallback: false,
             cloned_volume_same_az: true,
             default_volume_type: "__DEFAULT__".to_owned(),
+            default_group_type: None,
             quota_volumes: 10,
             quota_snapshots: 10,
             quota_gigabytes: 1000,
@@ -69,6 +84,13 @@ impl Default for Options {
             backup_container: "backups".to_owned(),
             max_request_body_size: rest::body::DEFAULT_LIMIT_BYTES,
             healthcheck_disable_file: None,
+
+            scheduler_default_filters: filters::DEFAULT.map(str::to_owned).into(),
+            scheduler_default_weighers: weighers::DEFAULT.map(str::to_owned).into(),
+            scheduler_max_attempts: 3,
+            capacity_weight_multiplier: 1.0,
+            allocated_capacity_weight_multiplier: -1.0,
+            volume_number_multiplier: -1.0,
         }
     }
 }

@@ -42,7 +42,7 @@ fn shown_kind(kind: Kind) -> String {
         Kind::List => " (separated by commas)".to_owned(),
         Kind::MultiText => " (may be given several times)".to_owned(),
         Kind::Choice(choices) => format!(" ({})", choices.join(", ")),
-        Kind::Text | Kind::Secret | Kind::Float => String::new(),
+        Kind::Text | Kind::Secret | Kind::Number => String::new(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use storage::embedded::{EmbeddedOptions, EmbeddedStore};
+use storage::embedded::{CheckOptions, EmbeddedOptions, EmbeddedStore};
 use storage::{Capacity, ImageInfo, ImageSpec, ImageStore};
 
 use super::table;
@@ -41,15 +41,19 @@ pub async fn du(data_dir: &Path, as_json: bool) -> Result<()> {
     opened.close().await
 }
 
-/// Walks the whole store, reads every block, and compares counts and checksums.
+/// Walks the whole store, with `data` every block of it, and compares counts and checksums.
 ///
 /// Errors: `Damaged` after printing what is wrong.
-pub async fn check(data_dir: &Path) -> Result<()> {
+pub async fn check(data_dir: &Path, data: bool, most_bytes_per_second: Option<u64>) -> Result<()> {
+    let options = CheckOptions {
+        data,
+        most_bytes_per_second,
+    };
     let opened = Opened::open(data_dir).await?;
     let checked_bytes = Arc::new(AtomicU64::new(0));
     let all_bytes = opened.store.capacity().await?.used_bytes;
     let report = {
-        let mut check = std::pin::pin!(opened.store.check_watched(true, checked_bytes.clone()));
+        let mut check = std::pin::pin!(opened.store.check(options, checked_bytes.clone()));
         let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
         loop {
             tokio::select! {
@@ -65,7 +69,7 @@ pub async fn check(data_dir: &Path) -> Result<()> {
     }
     writeln!(
         output,
-        "{} images, {} snapshots, {} read, {} errors",
+        "{} images, {} snapshots, {} of data, {} errors",
         report.images,
         report.snapshots,
         shown_bytes(report.used_bytes),

@@ -5,6 +5,7 @@
 //! several times add up), and `OS_<SECTION>__<OPTION>` of the environment replaces both, as in
 //! oslo.config. What is wrong stops the start, with the option's name and the reason.
 
+pub mod backends;
 pub mod identity;
 mod ini;
 pub mod options;
@@ -14,11 +15,11 @@ pub mod settings;
 mod substitution;
 mod value;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use options::{BACKEND, Kind, OPTIONS, OptionSpec};
+use options::{BACKEND, IMAGE_STORE, Kind, OPTIONS, OptionSpec};
 pub use settings::Settings;
 use value::Value;
 
@@ -63,7 +64,8 @@ struct Given {
 #[derive(Debug, Default)]
 pub struct Config {
     given: BTreeMap<(String, String), Given>,
-    backends: BTreeSet<String>,
+    /// Sections that a list of backends names, with the section of the table that they are like.
+    likes: BTreeMap<String, &'static str>,
     warnings: Vec<String>,
     /// Of the last file: what other files' relative paths start from.
     folder: Option<PathBuf>,
@@ -80,7 +82,7 @@ impl Config {
             config.merge_file(path)?;
             config.folder = path.parent().map(Path::to_owned);
         }
-        config.find_backends(None)?;
+        config.find_backends(&[])?;
         config.merge_environment(environment)?;
         config.check()?;
         Ok(config)
@@ -116,20 +118,28 @@ impl Config {
         Ok(())
     }
 
-    /// The sections of the backends: from the files, or from the environment's `text`.
-    fn find_backends(&mut self, text: Option<&str>) -> Result<(), ConfigError> {
-        if let Some(text) = text {
-            self.put(
-                "DEFAULT",
-                "enabled_backends",
-                text.to_owned(),
-                " (environment)".to_owned(),
-            );
+    /// The sections of backends and stores, from the files and, on top of them, `variables`.
+    fn find_backends(&mut self, variables: &[(String, String)]) -> Result<(), ConfigError> {
+        for (section, like) in LISTS {
+            let wanted = format!("OS_{}__ENABLED_BACKENDS", section.to_ascii_uppercase());
+            let given = variables.iter().find(|(name, _)| *name == wanted);
+            if let Some((_, text)) = given {
+                let place = " (environment)".to_owned();
+                self.put(section, "enabled_backends", text.clone(), place);
+            }
+            self.likes.retain(|_, held| *held != like);
+            for item in self.list(section, "enabled_backends")? {
+                let name = item.split(':').next().unwrap_or_default().trim().to_owned();
+                if self
+                    .likes
+                    .insert(name.clone(), like)
+                    .is_some_and(|held| held != like)
+                {
+                    let reason = format!("{name:?} is a backend of the volume service already");
+                    return Err(ConfigError::option(section, "enabled_backends", reason));
+                }
+            }
         }
-        self.backends = self
-            .list("DEFAULT", "enabled_backends")?
-            .into_iter()
-            .collect();
         Ok(())
     }
 
@@ -140,12 +150,7 @@ impl Config {
     {
         let mut variables: Vec<_> = environment.into_iter().collect();
         // Which sections are backends must be known before their options are looked up.
-        if let Some((_, text)) = variables
-            .iter()
-            .find(|(name, _)| name == "OS_DEFAULT__ENABLED_BACKENDS")
-        {
-            self.find_backends(Some(text))?;
-        }
+        self.find_backends(&variables)?;
         variables.sort();
         for (variable, text) in variables {
             let Some((section, name)) = variable
@@ -179,12 +184,15 @@ impl Config {
                 .replace(['-', ' '], "_")
                 .eq_ignore_ascii_case(variable)
         };
-        let backend = self.backends.iter().find(|backend| same(backend, section));
-        let table = backend.map_or(section, |_| BACKEND);
+        let backend = self
+            .likes
+            .iter()
+            .find(|(backend, _)| same(backend, section));
+        let table = backend.map_or(section, |(_, like)| *like);
         let option = OPTIONS
             .iter()
             .find(|option| same(option.section, table) && same(option.name, name))?;
-        let section = backend.map_or(option.section, String::as_str);
+        let section = backend.map_or(option.section, |(backend, _)| backend.as_str());
         Some((section.to_owned(), option.name.to_owned()))
     }
 
@@ -193,7 +201,7 @@ impl Config {
             .given
             .entry((section.to_owned(), name.to_owned()))
             .or_default();
-        let adds_up = self::find(&self.backends, section, name)
+        let adds_up = self::find(&self.likes, section, name)
             .is_some_and(|option| option.kind == Kind::MultiText);
         if !adds_up {
             given.texts.clear();
@@ -206,7 +214,7 @@ impl Config {
     fn check(&mut self) -> Result<(), ConfigError> {
         let mut unknown = Vec::new();
         for (section, name) in self.given.keys() {
-            match find(&self.backends, section, name) {
+            match find(&self.likes, section, name) {
                 Some(option) => drop(self.value_of(section, option)?),
                 None => {
                     let place = self
@@ -251,14 +259,13 @@ impl Config {
         value::check(option, &texts).map_err(failed)
     }
 
-    /// What was given for the option; a backend takes `[backend_defaults]` for what it lacks.
+    /// What was given for the option; a backend takes `[backend_defaults]` for what it lacks, a
+    /// store `[glance_store]`.
     fn given(&self, section: &str, name: &str) -> Option<&Given> {
         let at = |section: &str| self.given.get(&(section.to_owned(), name.to_owned()));
         at(section).or_else(|| {
-            self.backends
-                .contains(section)
-                .then(|| at(BACKEND))
-                .flatten()
+            let like = self.likes.get(section).copied();
+            like.and_then(at)
         })
     }
 
@@ -267,12 +274,11 @@ impl Config {
         let given = self
             .given(section, name)
             .and_then(|given| given.texts.last().cloned());
-        given
-            .or_else(|| find(&self.backends, section, name).map(|option| option.default.to_owned()))
+        given.or_else(|| find(&self.likes, section, name).map(|option| option.default.to_owned()))
     }
 
     fn get(&self, section: &str, name: &str) -> Result<Value, ConfigError> {
-        let option = find(&self.backends, section, name).ok_or_else(|| {
+        let option = find(&self.likes, section, name).ok_or_else(|| {
             ConfigError::option(section, name, "is missing in the table of options")
         })?;
         self.value_of(section, option)
@@ -299,9 +305,9 @@ impl Config {
         number.ok_or_else(|| ConfigError::option(section, name, "is out of range"))
     }
 
-    pub fn float(&self, section: &str, name: &str) -> Result<f64, ConfigError> {
+    pub fn number(&self, section: &str, name: &str) -> Result<f64, ConfigError> {
         match self.get(section, name)? {
-            Value::Float(number) => Ok(number),
+            Value::Number(number) => Ok(number),
             _ => Err(ConfigError::option(section, name, "is not a number")),
         }
     }
@@ -314,8 +320,15 @@ impl Config {
     }
 }
 
-fn find(backends: &BTreeSet<String>, section: &str, name: &str) -> Option<&'static OptionSpec> {
-    options::find(section, name, backends.contains(section))
+/// Lists of backends: the section of each, and the section of the table that is theirs.
+const LISTS: [(&str, &str); 2] = [("DEFAULT", BACKEND), ("image_api", IMAGE_STORE)];
+
+fn find(
+    likes: &BTreeMap<String, &'static str>,
+    section: &str,
+    name: &str,
+) -> Option<&'static OptionSpec> {
+    options::find(likes.get(section).copied().unwrap_or(section), name)
 }
 
 fn read_text(path: &Path) -> Result<String, String> {

@@ -16,8 +16,8 @@ pub enum Kind {
     Integer(i64, i64),
     /// 0 to 65535; 0 takes a free one.
     Port,
-    /// A number of at least 0.
-    Float,
+    /// Any number.
+    Number,
     /// Separated by commas, blanks around the items taken off.
     List,
     /// May be given several times; the values add up.
@@ -57,7 +57,11 @@ const fn option(
     }
 }
 
-use Kind::{Boolean, Choice, Float, Integer, List, MultiText, Port, Secret, Text};
+/// Stands for each store that `[image_api] enabled_backends` names; what a store's section lacks
+/// is taken from here.
+pub const IMAGE_STORE: &str = "glance_store";
+
+use Kind::{Boolean, Choice, Integer, List, MultiText, Number, Port, Secret, Text};
 
 /// Cinder's "−1 means without limit".
 const LIMIT: Kind = Integer(-1, i64::MAX);
@@ -80,8 +84,16 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("DEFAULT", "default_availability_zone", Text, "", "Zone of new volumes; the node's unless set."),
     option("DEFAULT", "allow_availability_zone_fallback", Boolean, "false", "Take the default zone where the asked one is unknown."),
     option("DEFAULT", "cloned_volume_same_az", Boolean, "true", "A copy of a volume or snapshot stays in the zone of its source."),
+    option("DEFAULT", "default_group_type", Text, "", "Group type that group_types/default shows."),
     option("DEFAULT", "default_volume_type", Text, "__DEFAULT__", "Type of volumes that ask for none."),
     option("DEFAULT", "enabled_backends", List, "basalt", "Sections that each describe a backend."),
+    option("DEFAULT", "cluster", Text, "", "Cluster that this node's backends belong to; none unless set."),
+    option("DEFAULT", "scheduler_default_filters", List, "AvailabilityZoneFilter,CapacityFilter,CapabilitiesFilter,DifferentBackendFilter,SameBackendFilter,DriverFilter,RetryFilter", "Filters that a pool must pass to take a volume. Others: InstanceLocalityFilter, JsonFilter."),
+    option("DEFAULT", "scheduler_default_weighers", List, "CapacityWeigher,GoodnessWeigher", "Weighers that choose among the pools. Others: AllocatedCapacityWeigher, VolumeNumberWeigher."),
+    option("DEFAULT", "scheduler_max_attempts", Integer(1, 1000), "3", "Pools that the creation of a volume is tried on."),
+    option("DEFAULT", "capacity_weight_multiplier", Number, "1.0", "Weight of the room that is left; below 0 fills one pool after another."),
+    option("DEFAULT", "allocated_capacity_weight_multiplier", Number, "-1.0", "Weight of the GiB that were placed on a pool."),
+    option("DEFAULT", "volume_number_multiplier", Number, "-1.0", "Weight of the number of volumes on a pool."),
     option("DEFAULT", "enable_force_upload", Boolean, "false", "Let a volume in use be uploaded to an image with force."),
     option("DEFAULT", "glance_api_servers", List, "", "URL of the image API; the built-in one unless set."),
     option("DEFAULT", "glance_ca_certificates_file", Text, "", "Authorities that sign the image API's certificate; the system's unless set."),
@@ -110,7 +122,11 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(BACKEND, "rbd_max_clone_depth", Integer(0, 64), "5", "Clones on top of each other before one is flattened; 0 copies."),
     option(BACKEND, "rbd_flatten_volume_from_snapshot", Boolean, "false", "Flatten a volume as soon as it is made from a snapshot."),
     option(BACKEND, "reserved_percentage", Integer(0, 100), "0", "Per cent of the capacity kept free."),
-    option(BACKEND, "max_over_subscription_ratio", Float, "20.0", "How many times the capacity may be promised."),
+    option(BACKEND, "max_over_subscription_ratio", Text, "20.0", "How many times the capacity may be promised: a number of at least 1, or auto, which goes by what volumes use."),
+    option(BACKEND, "backend_availability_zone", Text, "", "Availability zone of the backend; the node's unless set."),
+    option(BACKEND, "filter_function", Text, "", "Whether the backend takes a volume, as an expression: volume.size < 100 and capabilities.total_volumes < 500."),
+    option(BACKEND, "goodness_function", Text, "", "How well the backend suits a volume, as an expression that comes to 0 to 100."),
+    option(BACKEND, "basalt_store_dir", Text, "", "Folder of a store of its own for the backend, as seen from the data folder; a pool of the node's store unless set."),
     option("image_api", "bind_host", Text, "127.0.0.1", "Glance's [DEFAULT] bind_host: address of the image API."),
     option("image_api", "bind_port", Port, "9292", "Glance's [DEFAULT] bind_port: port of the image API."),
     option("image_api", "public_endpoint", Text, "", "URL of the image API for links and the catalogue; as the request says unless set."),
@@ -128,13 +144,30 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("image_api", "limit_param_default", Integer(1, 1_000_000), "25", "Items in a list that asks for no limit."),
     option("image_api", "api_limit_max", Integer(1, 1_000_000), "1000", "Most items in one answer of an image API list."),
     option("image_api", "show_image_direct_url", Boolean, "true", "Show where the image lies, as rbd://fsid/pool/image/snap. Glance's default is false."),
+    option("image_api", "enabled_backends", List, "", "Glance's [DEFAULT] enabled_backends: stores as id:type with a section each; the types are rbd and http. One store without an id unless set."),
+    option("image_api", "enabled_import_methods", Text, "[glance-direct,web-download,copy-image,glance-download]", "How data may be imported."),
+    option("image_api", "image_location_quota", LIMIT, "10", "Locations of one image."),
+    option("image_api", "do_secure_hash", Boolean, "true", "Hash the data of a location that is added."),
+    option("image_api", "http_retries", Integer(0, 100), "3", "How often reading the data of an added location is tried again."),
     option("image_api", "show_multiple_locations", Boolean, "false", "Show all locations of an image."),
     option("image_format", "container_formats", List, "ami,ari,aki,bare,ovf,ova,docker,compressed", "Container formats that images may have."),
     option("image_format", "disk_formats", List, "ami,ari,aki,vhd,vhdx,vmdk,raw,qcow2,vdi,iso,ploop", "Disk formats that images may have."),
     option("image_format", "require_image_format_match", Boolean, "true", "Refuse data that is not in the declared format."),
     option("image_format", "gpt_safety_checks_nonfatal", List, "", "Safety checks of GUID partition tables that only warn: mbr, gptmbr."),
-    option("glance_store", "rbd_store_pool", Text, "images", "Pool of the store that keeps images."),
-    option("glance_store", "rbd_store_chunk_size", Integer(1, 64), "4", "MiB that an upload writes, and a download reads, at a time."),
+    option("import_filtering_opts", "allowed_schemes", List, "http,https", "Schemes of URLs that are fetched for users; where this is empty, all but the disallowed ones."),
+    option("import_filtering_opts", "disallowed_schemes", List, "", "Schemes of URLs that are not fetched."),
+    option("import_filtering_opts", "allowed_hosts", List, "", "Hosts that are fetched from, also ones on this machine; where this is empty, all but the disallowed ones."),
+    option("import_filtering_opts", "disallowed_hosts", List, "", "Hosts and addresses that are not fetched from."),
+    option("import_filtering_opts", "allowed_ports", List, "80,443", "Ports that a URL may name; where this is empty, all but the disallowed ones."),
+    option("import_filtering_opts", "disallowed_ports", List, "", "Ports that a URL may not name."),
+    option("glance_download_properties", "extra_properties", Text, "[hw_,trait:,os_distro,os_secure_boot,os_type]", "Beginnings of the names of properties that glance-download takes over."),
+    option("task", "task_time_to_live", Integer(1, 87_600), "48", "Hours that an ended import can be seen."),
+    option("os_glance_staging_store", "rbd_store_pool", Text, "images-staging", "Pool of the store that keeps staged data until it is imported."),
+    option(IMAGE_STORE, "default_backend", Text, "", "Id of the store for requests that name none; the first one unless set."),
+    option(IMAGE_STORE, "rbd_store_pool", Text, "images", "Pool of the store that keeps images; each store needs one of its own."),
+    option(IMAGE_STORE, "rbd_store_chunk_size", Integer(1, 64), "4", "MiB that an upload writes, and a download reads, at a time."),
+    option(IMAGE_STORE, "store_description", Text, "", "What users read about the store."),
+    option(IMAGE_STORE, "weight", Integer(-2_147_483_648, 2_147_483_647), "0", "Data is read from the store of the highest weight first."),
     option("dev_identity", "bind_host", Text, "127.0.0.1", "Address of the dev identity."),
     option("dev_identity", "bind_port", Port, "5000", "Port of the dev identity."),
     option("dev_identity", "region", Text, "RegionOne", "Region of the catalogue."),
@@ -248,10 +281,8 @@ pub const UNUSED: &[(&str, &str, &str)] = &[
 const CACHE: &str = "tokens are remembered in the process";
 const AT_AUTH_URL: &str = "tokens are validated at auth_url";
 
-/// The option of this name, where `[section]` is a backend of the configuration or a section of
-/// the table.
-pub fn find(section: &str, name: &str, is_backend: bool) -> Option<&'static OptionSpec> {
-    let section = if is_backend { BACKEND } else { section };
+/// The option of this name in `section` of the table.
+pub fn find(section: &str, name: &str) -> Option<&'static OptionSpec> {
     OPTIONS
         .iter()
         .find(|option| option.section == section && option.name == name)

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use image_service::{ImportFilter, StoreKind, StoreOptions};
 use rest::http_client::Tls;
 use storage::ImageStore;
-use volume_service::manager::{Backend, BackupTarget};
+use volume_service::manager::BackupTarget;
+use volume_service::scheduler::{filters, weighers};
 
+use super::options::IMAGE_STORE;
 use super::settings::required;
 use super::{Config, ConfigError};
-
-/// Drivers that the embedded store stands in for.
-const RBD_DRIVERS: [&str; 2] = ["cinder.volume.drivers.rbd.RBDDriver", "basalt"];
 
 /// The volume service, without its backends.
 pub fn volume_options(config: &Config) -> Result<volume_service::Options, ConfigError> {
@@ -24,6 +24,7 @@ pub fn volume_options(config: &Config) -> Result<volume_service::Options, Config
             .boolean("DEFAULT", "allow_availability_zone_fallback")?,
         cloned_volume_same_az: config.boolean("DEFAULT", "cloned_volume_same_az")?,
         default_volume_type: required(config, "DEFAULT", "default_volume_type")?,
+        default_group_type: config.text("DEFAULT", "default_group_type")?,
         quota_volumes: limit("quota_volumes")?,
         quota_snapshots: limit("quota_snapshots")?,
         quota_gigabytes: limit("quota_gigabytes")?,
@@ -38,9 +39,34 @@ pub fn volume_options(config: &Config) -> Result<volume_service::Options, Config
         enable_force_upload: config.boolean("DEFAULT", "enable_force_upload")?,
         service_token_roles: config.list("keystone_authtoken", "service_token_roles")?,
         backup_container: required(config, "DEFAULT", "backup_ceph_pool")?,
+        scheduler_default_filters: known_names(
+            config,
+            "scheduler_default_filters",
+            &filters::names().collect::<Vec<_>>(),
+        )?,
+        scheduler_default_weighers: known_names(
+            config,
+            "scheduler_default_weighers",
+            &weighers::names().collect::<Vec<_>>(),
+        )?,
+        scheduler_max_attempts: config.integer("DEFAULT", "scheduler_max_attempts")?,
+        capacity_weight_multiplier: config.number("DEFAULT", "capacity_weight_multiplier")?,
+        allocated_capacity_weight_multiplier: config
+            .number("DEFAULT", "allocated_capacity_weight_multiplier")?,
+        volume_number_multiplier: config.number("DEFAULT", "volume_number_multiplier")?,
         max_request_body_size: max_request_body_size(config)?,
         healthcheck_disable_file: healthcheck_disable_file(config)?,
     })
+}
+
+/// A list of names that must all be among `known`.
+fn known_names(config: &Config, option: &str, known: &[&str]) -> Result<Vec<String>, ConfigError> {
+    let names = config.list("DEFAULT", option)?;
+    if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        let reason = format!("{unknown:?} is not one of {}", known.join(", "));
+        return Err(ConfigError::option("DEFAULT", option, reason));
+    }
+    Ok(names)
 }
 
 fn max_request_body_size(config: &Config) -> Result<usize, ConfigError> {
@@ -86,56 +112,6 @@ fn tls(config: &Config, section: &str, names: [&str; 4]) -> Result<Tls, ConfigEr
         certfile: path(certfile)?,
         keyfile: path(keyfile)?,
         insecure: config.boolean(section, insecure)?,
-    })
-}
-
-/// One entry for each name in `enabled_backends`, all on `store`.
-pub fn volume_backends(
-    config: &Config,
-    store: &Arc<dyn ImageStore>,
-) -> Result<Vec<Backend>, ConfigError> {
-    let names = config.list("DEFAULT", "enabled_backends")?;
-    if names.is_empty() {
-        return Err(ConfigError::option(
-            "DEFAULT",
-            "enabled_backends",
-            "names no backend",
-        ));
-    }
-    names
-        .iter()
-        .map(|name| volume_backend(config, name, store))
-        .collect()
-}
-
-fn volume_backend(
-    config: &Config,
-    name: &str,
-    store: &Arc<dyn ImageStore>,
-) -> Result<Backend, ConfigError> {
-    if name.contains(['@', '#', ':', '/']) || name.contains(char::is_whitespace) {
-        let reason = format!("{name:?} must not have a blank, @, #, : or /");
-        return Err(ConfigError::option("DEFAULT", "enabled_backends", reason));
-    }
-    let driver = required(config, name, "volume_driver")?;
-    if !RBD_DRIVERS.contains(&driver.as_str()) {
-        let reason = format!(
-            "{driver:?} is not supported, use {}",
-            RBD_DRIVERS.join(" or ")
-        );
-        return Err(ConfigError::option(name, "volume_driver", reason));
-    }
-    let shown_name = config.text(name, "volume_backend_name")?;
-    Ok(Backend {
-        name: name.to_owned(),
-        volume_backend_name: shown_name.unwrap_or_else(|| name.to_owned()),
-        store: Arc::clone(store),
-        pool: required(config, name, "rbd_pool")?,
-        max_clone_depth: config.integer(name, "rbd_max_clone_depth")?,
-        flatten_volume_from_snapshot: config.boolean(name, "rbd_flatten_volume_from_snapshot")?,
-        reserved_percentage: config.integer(name, "reserved_percentage")?,
-        max_over_subscription_ratio: config.float(name, "max_over_subscription_ratio")?,
-        connection: None,
     })
 }
 
@@ -186,11 +162,101 @@ pub fn image_options(config: &Config) -> Result<image_service::Options, ConfigEr
         gpt_safety_checks_nonfatal: config.list("image_format", "gpt_safety_checks_nonfatal")?,
         container_formats: config.list("image_format", "container_formats")?,
         disk_formats: config.list("image_format", "disk_formats")?,
-        rbd_store_pool: required(config, "glance_store", "rbd_store_pool")?,
-        rbd_store_chunk_size: config
-            .integer::<usize>("glance_store", "rbd_store_chunk_size")?
-            .saturating_mul(1 << 20),
+        rbd_store_pool: required(config, IMAGE_STORE, "rbd_store_pool")?,
+        rbd_store_chunk_size: chunk_bytes(config, IMAGE_STORE)?,
+        enabled_backends: image_stores(config)?,
+        default_backend: config.text(IMAGE_STORE, "default_backend")?,
+        staging_pool: required(config, "os_glance_staging_store", "rbd_store_pool")?,
+        enabled_import_methods: import_methods(config)?,
+        import_filter: import_filter(config)?,
+        glance_download_properties: bracketed(
+            config,
+            "glance_download_properties",
+            "extra_properties",
+        )?,
+        image_location_quota: quota("image_location_quota")?,
+        do_secure_hash: config.boolean("image_api", "do_secure_hash")?,
+        http_retries: config.integer("image_api", "http_retries")?,
+        task_time_to_live_h: config.integer("task", "task_time_to_live")?,
         ..image_service::Options::default()
+    })
+}
+
+/// One entry for each `id:type` in `[image_api] enabled_backends`.
+fn image_stores(config: &Config) -> Result<Vec<StoreOptions>, ConfigError> {
+    let store = |item: &String| {
+        let wrong = |reason: String| ConfigError::option("image_api", "enabled_backends", reason);
+        let pair = item.split_once(':');
+        let (id, kind) = pair.ok_or_else(|| wrong(format!("{item:?} is not id:type")))?;
+        let (id, kind) = (id.trim(), kind.trim());
+        if id.is_empty() || id.contains(char::is_whitespace) {
+            return Err(wrong(format!("{id:?} is not an id of a store")));
+        }
+        let kind = match kind {
+            "http" => StoreKind::Http,
+            "rbd" => StoreKind::Rbd {
+                pool: required(config, id, "rbd_store_pool")?,
+                chunk_bytes: chunk_bytes(config, id)?,
+            },
+            other => return Err(wrong(format!("the type {other:?} is not supported"))),
+        };
+        Ok(StoreOptions {
+            id: id.to_owned(),
+            kind,
+            store_description: config.text(id, "store_description")?.unwrap_or_default(),
+            weight: config.integer(id, "weight")?,
+        })
+    };
+    let items = config.list("image_api", "enabled_backends")?;
+    items.iter().map(store).collect()
+}
+
+fn chunk_bytes(config: &Config, section: &str) -> Result<usize, ConfigError> {
+    let chunk_mib: usize = config.integer(section, "rbd_store_chunk_size")?;
+    Ok(chunk_mib.saturating_mul(1 << 20))
+}
+
+/// A list that Glance writes in brackets.
+fn bracketed(config: &Config, section: &str, name: &str) -> Result<Vec<String>, ConfigError> {
+    let text = config.text(section, name)?.unwrap_or_default();
+    let inner = text.strip_prefix('[').unwrap_or(&text);
+    let inner = inner.strip_suffix(']').unwrap_or(inner);
+    let quotes = |c: char| c == '\'' || c == '"' || c.is_whitespace();
+    let items = inner.split(',').map(|item| item.trim_matches(quotes));
+    let items = items.filter(|item| !item.is_empty());
+    Ok(items.map(str::to_owned).collect())
+}
+
+fn import_methods(config: &Config) -> Result<Vec<String>, ConfigError> {
+    let methods = bracketed(config, "image_api", "enabled_import_methods")?;
+    let known = &image_service::Options::default().enabled_import_methods;
+    match methods.iter().find(|method| !known.contains(method)) {
+        None => Ok(methods),
+        Some(method) => {
+            let reason = format!("{method:?} is not one of {}", known.join(", "));
+            let option = ("image_api", "enabled_import_methods");
+            Err(ConfigError::option(option.0, option.1, reason))
+        }
+    }
+}
+
+fn import_filter(config: &Config) -> Result<ImportFilter, ConfigError> {
+    let section = "import_filtering_opts";
+    let list = |name: &str| config.list(section, name);
+    let ports = |name: &str| -> Result<Vec<u16>, ConfigError> {
+        let port = |text: &String| {
+            let wrong = |_| ConfigError::option(section, name, format!("{text:?} is not a port"));
+            text.parse::<u16>().map_err(wrong)
+        };
+        list(name)?.iter().map(port).collect()
+    };
+    Ok(ImportFilter {
+        allowed_schemes: list("allowed_schemes")?,
+        disallowed_schemes: list("disallowed_schemes")?,
+        allowed_hosts: list("allowed_hosts")?,
+        disallowed_hosts: list("disallowed_hosts")?,
+        allowed_ports: ports("allowed_ports")?,
+        disallowed_ports: ports("disallowed_ports")?,
     })
 }
 
@@ -226,10 +292,6 @@ mod tests {
         Config::load(&[], pairs).unwrap()
     }
 
-    fn store() -> Arc<dyn ImageStore> {
-        Arc::new(storage::memory::MemoryStore::new())
-    }
-
     /// Cinder's and Glance's defaults stand in the table here and in the services: they must agree.
     #[test]
     fn nothing_configured_is_what_the_services_call_default() {
@@ -249,68 +311,47 @@ mod tests {
         };
         let options = image_options(&config(&[])).unwrap();
         assert_eq!(format!("{options:?}"), format!("{expected:?}"));
-
-        let backends = volume_backends(&config(&[]), &store()).unwrap();
-        let expected = Backend::new("basalt", store(), "volumes");
-        assert_eq!(backends.len(), 1);
-        assert_eq!(backends[0].name, expected.name);
-        assert_eq!(backends[0].max_clone_depth, expected.max_clone_depth);
-        assert_eq!(
-            backends[0].volume_backend_name,
-            expected.volume_backend_name
-        );
     }
 
     #[test]
-    fn backends_have_sections_of_their_own() {
-        let config = config(&[
-            ("OS_DEFAULT__ENABLED_BACKENDS", "fast,slow"),
-            ("OS_FAST__RBD_POOL", "nvme"),
-            ("OS_SLOW__VOLUME_BACKEND_NAME", "tape"),
-            ("OS_BACKEND_DEFAULTS__RBD_MAX_CLONE_DEPTH", "3"),
+    fn image_stores_have_sections_of_their_own() {
+        let configured = config(&[
+            ("OS_IMAGE_API__ENABLED_BACKENDS", "fast:rbd, web:http"),
+            ("OS_FAST__RBD_STORE_POOL", "nvme"),
+            ("OS_FAST__WEIGHT", "-3"),
+            ("OS_GLANCE_STORE__RBD_STORE_CHUNK_SIZE", "8"),
+            ("OS_GLANCE_STORE__DEFAULT_BACKEND", "fast"),
+            ("OS_IMPORT_FILTERING_OPTS__ALLOWED_PORTS", ""),
+            ("OS_IMAGE_API__ENABLED_IMPORT_METHODS", "['web-download']"),
         ]);
-        let backends = volume_backends(&config, &store()).unwrap();
-        let shown: Vec<_> = backends
-            .iter()
-            .map(|one| {
-                (
-                    one.name.as_str(),
-                    one.pool.as_str(),
-                    one.volume_backend_name.as_str(),
-                )
-            })
-            .collect();
+        let options = image_options(&configured).unwrap();
+        let [fast, web] = &options.enabled_backends[..] else {
+            panic!("{:?}", options.enabled_backends);
+        };
+        let kind = StoreKind::Rbd {
+            pool: "nvme".to_owned(),
+            chunk_bytes: 8 << 20,
+        };
         assert_eq!(
-            shown,
-            [("fast", "nvme", "fast"), ("slow", "volumes", "tape")]
+            (fast.id.as_str(), fast.weight, &fast.kind),
+            ("fast", -3, &kind)
         );
-        assert!(backends.iter().all(|one| one.max_clone_depth == 3));
+        assert_eq!((web.id.as_str(), &web.kind), ("web", &StoreKind::Http));
+        assert_eq!(options.default_backend.as_deref(), Some("fast"));
+        assert!(options.import_filter.allowed_ports.is_empty());
+        assert_eq!(options.enabled_import_methods, ["web-download"]);
+        for (name, text) in [
+            ("OS_IMAGE_API__ENABLED_BACKENDS", "fast"),
+            ("OS_IMAGE_API__ENABLED_BACKENDS", "fast:swift"),
+            ("OS_IMPORT_FILTERING_OPTS__ALLOWED_PORTS", "http"),
+            ("OS_IMAGE_API__ENABLED_IMPORT_METHODS", "[magic]"),
+        ] {
+            assert!(image_options(&config(&[(name, text)])).is_err(), "{text}");
+        }
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        for (name, text, option) in [
-            (
-                "OS_BACKEND_DEFAULTS__VOLUME_DRIVER",
-                "cinder.volume.drivers.lvm.LVMVolumeDriver",
-                "[basalt] volume_driver",
-            ),
-            (
-                "OS_DEFAULT__ENABLED_BACKENDS",
-                "",
-                "[DEFAULT] enabled_backends",
-            ),
-            (
-                "OS_DEFAULT__ENABLED_BACKENDS",
-                "a b",
-                "[DEFAULT] enabled_backends",
-            ),
-        ] {
-            let error = volume_backends(&config(&[(name, text)]), &store())
-                .err()
-                .unwrap();
-            assert!(error.to_string().contains(option), "{error}");
-        }
         for (text, bytes) in [
             ("0", Some(0)),
             ("5 GB", Some(5 << 30)),

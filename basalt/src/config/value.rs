@@ -8,7 +8,7 @@ pub enum Value {
     Text(String),
     Boolean(bool),
     Integer(i64),
-    Float(f64),
+    Number(f64),
     List(Vec<String>),
 }
 
@@ -20,7 +20,7 @@ pub fn check(option: &OptionSpec, texts: &[String]) -> Result<Value, String> {
         Kind::Boolean => boolean(last).map(Value::Boolean),
         Kind::Integer(least, most) => integer(last, least, most).map(Value::Integer),
         Kind::Port => integer(last, 0, 65_535).map(Value::Integer),
-        Kind::Float => float(last).map(Value::Float),
+        Kind::Number => number(last).map(Value::Number),
         Kind::List => Ok(Value::List(list(last))),
         Kind::MultiText => Ok(Value::List(
             texts
@@ -55,10 +55,10 @@ fn integer(text: &str, least: i64, most: i64) -> Result<i64, String> {
     })
 }
 
-fn float(text: &str) -> Result<f64, String> {
+fn number(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
-        _ => Err(format!("{} is not a number of at least 0", shown(text))),
+        Ok(number) if number.is_finite() => Ok(number),
+        _ => Err(format!("{} is not a number", shown(text))),
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
             Ok(Value::Integer(-1))
         );
         assert_eq!(checked(Kind::Port, "0"), Ok(Value::Integer(0)));
-        assert_eq!(checked(Kind::Float, " 1.5 "), Ok(Value::Float(1.5)));
+        assert_eq!(checked(Kind::Number, " 1.5 "), Ok(Value::Number(1.5)));
         let list = vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
         assert_eq!(checked(Kind::List, "a, b,\nc,,"), Ok(Value::List(list)));
         assert_eq!(checked(Kind::List, ""), Ok(Value::List(vec![])));
@@ -139,12 +139,8 @@ mod tests {
             ),
             (Kind::Integer(0, i64::MAX), "-5", "-5 is less than 0"),
             (Kind::Integer(0, 9), "0x3", "\"0x3\" is not a whole number"),
-            (Kind::Float, "NaN", "\"NaN\" is not a number of at least 0"),
-            (
-                Kind::Float,
-                "1e999",
-                "\"1e999\" is not a number of at least 0",
-            ),
+            (Kind::Number, "NaN", "\"NaN\" is not a number"),
+            (Kind::Number, "1e999", "\"1e999\" is not a number"),
             (Kind::Choice(&["a", "b"]), "c", "\"c\" is not one of a, b"),
         ] {
             assert_eq!(checked(kind, text), Err(reason.to_owned()));
@@ -156,7 +152,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in any::<String>()) {
-            for kind in [Kind::Boolean, Kind::Port, Kind::Float, Kind::List, Kind::Integer(-1, 5)] {
+            for kind in [Kind::Boolean, Kind::Port, Kind::Number, Kind::List, Kind::Integer(-1, 5)] {
                 let _ = checked(kind, &text);
             }
         }

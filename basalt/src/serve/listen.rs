@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use storage::nbd;
 use tokio::net::TcpListener;
@@ -86,7 +86,8 @@ async fn tcp(listen: &Listen, wanted: bool) -> Result<Option<Bound>> {
     }))
 }
 
-async fn unix(path: &PathBuf) -> Result<nbd::Listener> {
+/// A Unix socket for NBD.
+pub async fn unix(path: &Path) -> Result<nbd::Listener> {
     let failed = |reason: String| Error::Listen {
         address: path.display().to_string(),
         option: "[nbd] unix_socket".to_owned(),

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use volume_service::export_admission::AttachedVolumes;
 
 use super::Node;
-use crate::config::{ConfigError, services};
+use crate::config::{ConfigError, backends};
 use crate::error::Result;
 
 /// Everything that can fail about the exports, done.
@@ -27,7 +27,7 @@ impl Exports {
             Tls::from_folder(folder, *verify_peer)
                 .map_err(|error| ConfigError::option("nbd", "tls_x509_cert_dir", error.to_string()))
         });
-        let backends = services::volume_backends(&node.config, &node.store)?;
+        let backends = backends::volume_backends(&node.config, &node.stores)?;
         let pool = backends.into_iter().next().map(|backend| backend.pool);
         let pool = pool.unwrap_or_else(|| "volumes".to_owned());
         let options = |is_open: bool| {
@@ -47,7 +47,7 @@ impl Exports {
             }
         };
         Ok(Exports {
-            store: Arc::clone(&node.store),
+            store: Arc::clone(&node.stores.node),
             unix: options(settings.unix_is_open),
             tcp: Options {
                 tls: tls.transpose()?,
@@ -56,18 +56,26 @@ impl Exports {
         })
     }
 
-    /// Serves on every listener until `stop`.
-    pub fn start(self, listeners: Vec<Listener>, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
-        let serve = |listener: Listener| {
+    /// Serves until `stop`: the node's store on `listeners`, the others on theirs.
+    pub fn start(
+        self,
+        listeners: Vec<Listener>,
+        own_stores: Vec<(Listener, Arc<dyn ImageStore>)>,
+        stop: &CancellationToken,
+    ) -> Vec<JoinHandle<()>> {
+        let node = listeners
+            .into_iter()
+            .map(|listener| (listener, Arc::clone(&self.store)));
+        let serve = |(listener, store): (Listener, Arc<dyn ImageStore>)| {
             let is_tcp = listener.tcp_address().is_some();
             let options = if is_tcp { &self.tcp } else { &self.unix };
             tokio::spawn(storage::nbd::serve(
                 listener,
-                Arc::clone(&self.store),
+                store,
                 options.clone(),
                 stop.clone().cancelled_owned(),
             ))
         };
-        listeners.into_iter().map(serve).collect()
+        node.chain(own_stores).map(serve).collect()
     }
 }

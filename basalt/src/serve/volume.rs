@@ -18,8 +18,9 @@ use volume_service::scheduler::Scheduler;
 use super::listen::Bound;
 use super::{Node, bells, end, half, look_after, serve_http};
 use crate::config::settings::AuthStrategy;
-use crate::config::{ConfigError, services};
+use crate::config::{ConfigError, backends, services};
 use crate::error::{Error, Result};
+use crate::logging;
 
 /// Flows that run at once.
 const FLOWS_AT_ONCE: usize = 16;
@@ -49,7 +50,7 @@ pub async fn start(
     let mut service = VolumeService::new(node.database.clone(), options, images, doorbell);
     service.compute = compute;
     service.managers = Arc::new(bells::BusManagers::new(Arc::clone(&bus)));
-    let service = Arc::new(service);
+    let service = Arc::new(service.with_logs(logging::levels()));
     let watching = look_after(node, &service.policy, stop)?;
     service.bootstrap().await.map_err(failed)?;
     // The scheduler must know the pools before the first request.
@@ -124,18 +125,19 @@ fn manager(
     connection: &Connection,
 ) -> Result<Manager> {
     let options = services::volume_options(&node.config)?;
-    let backends = services::volume_backends(&node.config, &node.store)?;
+    let backends = backends::volume_backends(&node.config, &node.stores)?;
     let backends = backends.into_iter().map(|mut backend| {
-        backend.connection = Some(connection.clone());
+        backend.connection.get_or_insert_with(|| connection.clone());
         (backend.name.clone(), backend)
     });
     Ok(Manager {
         database: node.database.clone(),
         host: options.host.clone(),
+        cluster: node.config.text("DEFAULT", "cluster")?,
         availability_zone: options.storage_availability_zone.clone(),
         options,
         backends: backends.collect::<BTreeMap<_, _>>(),
-        backups: services::backup_target(&node.config, &node.store)?,
+        backups: services::backup_target(&node.config, &node.stores.node)?,
         images,
         compute,
     })

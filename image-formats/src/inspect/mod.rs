@@ -14,7 +14,7 @@ use crate::{DETECT_BYTES, Format, detect};
 use capture::{Capture, Tail};
 
 /// What an inspected file is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspection {
     pub format: Format,
     /// Length of the file.

@@ -4,7 +4,9 @@
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::image::{Image, Key, NAME_CHARS_MAX, PROPERTY_VALUE_BYTES_MAX, Status, Visibility};
+use crate::image::{
+    Image, Key, NAME_CHARS_MAX, PROPERTY_VALUE_BYTES_MAX, SYSTEM_PREFIX, Status, Visibility,
+};
 use crate::options::Options;
 
 /// Refuses keys that no client may write: 403, as Glance.
@@ -179,14 +181,19 @@ pub fn set_property(image: &mut Image, name: &str, value: &Value) -> Result<()> 
 
 /// Refuses growth past the quotas; `before` is the image as it is stored, if it is.
 pub fn check_quotas(before: Option<&Image>, image: &Image, options: &Options) -> Result<()> {
-    let old = before.map_or((0, 0), |before| {
-        (before.properties.len(), before.tags.len())
-    });
+    // What the service itself writes counts for nobody.
+    let properties = |image: &Image| {
+        let names = image.properties.keys();
+        names
+            .filter(|name| !name.starts_with(SYSTEM_PREFIX))
+            .count()
+    };
+    let old = before.map_or((0, 0), |before| (properties(before), before.tags.len()));
     let counts = [
         (
             "properties",
             old.0,
-            image.properties.len(),
+            properties(image),
             options.image_property_quota,
         ),
         ("tags", old.1, image.tags.len(), options.image_tag_quota),

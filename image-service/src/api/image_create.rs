@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use database::now_us;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use database::{Tx, now_us};
 use rest::body::AnyJsonBody;
 use rest::{BaseUrl, RequestContext};
 use serde_json::{Map, Value};
@@ -28,8 +28,10 @@ pub async fn create(
     let image = parse(&service, &context, body.as_ref())?;
     enforce(&service, &context, &image)?;
     attributes::check_quotas(None, &image, &service.options)?;
-    insert(&service, &image).await?;
-    let mut headers = HeaderMap::new();
+    let mut tx = service.database.begin().await?;
+    insert(&service, &mut tx, &image).await?;
+    tx.commit().await?;
+    let mut headers = import_headers(&service);
     if let Ok(location) = HeaderValue::try_from(base.join(&format!("/v2/images/{}", image.id))) {
         headers.insert(header::LOCATION, location);
     }
@@ -40,8 +42,26 @@ pub async fn create(
     ))
 }
 
+/// What a client can do to bring the image's data.
+fn import_headers(service: &ImageService) -> HeaderMap {
+    let methods = service.options.enabled_import_methods.join(",");
+    let lists = [
+        ("openstack-image-import-methods", methods),
+        (
+            "openstack-image-store-ids",
+            service.stores.writable_ids().join(","),
+        ),
+    ];
+    let given = lists.into_iter().filter(|(_, list)| !list.is_empty());
+    let headers = given.filter_map(|(name, list)| {
+        let value = HeaderValue::try_from(list).ok()?;
+        Some((HeaderName::from_static(name), value))
+    });
+    headers.collect()
+}
+
 /// The image that the document describes, with the defaults of what it leaves out.
-fn parse(
+pub fn parse(
     service: &Arc<ImageService>,
     context: &RequestContext,
     body: Option<&Value>,
@@ -77,7 +97,10 @@ fn parse(
         attributes::check_writable(name)?;
         match (Key::of(name), name.as_str()) {
             (_, "id") => {}
-            (_, "locations") => return Err(super::json_patch::locations_hidden()),
+            (_, "locations") => {
+                let message = "Attribute 'locations' is set by PATCH of the image.";
+                return Err(Error::Forbidden(message.to_owned()));
+            }
             (Key::Base, _) => attributes::set(&mut image, name, value, &service.options)?,
             _ => attributes::set_property(&mut image, name, value)?,
         }
@@ -96,7 +119,8 @@ fn image_id(document: &Map<String, Value>) -> Result<Uuid> {
         .ok_or_else(|| attributes::mismatch(format!("{id} is not a UUID (attribute 'id')")))
 }
 
-fn enforce(service: &ImageService, context: &RequestContext, image: &Image) -> Result<()> {
+/// 403 unless the caller may make such an image.
+pub fn enforce(service: &ImageService, context: &RequestContext, image: &Image) -> Result<()> {
     if image.owner != context.project_id && !context.is_admin {
         let owner = image.owner.as_deref().unwrap_or("None");
         return Err(Error::Forbidden(format!(
@@ -119,18 +143,17 @@ fn enforce(service: &ImageService, context: &RequestContext, image: &Image) -> R
     Ok(())
 }
 
-async fn insert(service: &ImageService, image: &Image) -> Result<()> {
-    let mut tx = service.database.begin().await?;
-    match images::insert(&mut tx, image).await {
-        Ok(()) => {
-            let limits = &service.options.limits;
-            quota::check(&mut tx, limits, image.owner.as_deref(), &[Demand::Image]).await?;
-            Ok(tx.commit().await?)
-        }
+/// 409 for an id that was given out before, 413 for one image too many.
+pub async fn insert(service: &ImageService, tx: &mut Tx, image: &Image) -> Result<()> {
+    match images::insert(tx, image).await {
         Err(database::Error::Constraint(_)) => Err(Error::Conflict(format!(
             "Image ID {} already exists!",
             image.id
         ))),
-        Err(error) => Err(error.into()),
+        inserted => {
+            inserted?;
+            let limits = &service.options.limits;
+            quota::check(tx, limits, image.owner.as_deref(), &[Demand::Image]).await
+        }
     }
 }

@@ -9,22 +9,22 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use rest::RequestContext;
+use rest::{QueryParams, RequestContext};
 use storage::{ImageHandle, MAX_IMAGE_BYTES};
 use taskflow::{NewFlow, TaskError};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::byte_range::{self, ByteRange};
-use super::images::lock_key;
 use super::{Service, access};
 use crate::ImageService;
-use crate::db::{images, locations, usage};
+use crate::data_source::{self, Found};
+use crate::db::{images, usage};
 use crate::error::{Error, Result};
+use crate::fetch::Fetched;
 use crate::flows::class;
 use crate::flows::upload::{Params, UploadImage};
-use crate::image::{Image, Status};
-use crate::location;
+use crate::image::{Image, Status, lock_key};
 use crate::quota::{self, Demand};
 use crate::uploads::{DataStream, Ticket, drain};
 
@@ -67,11 +67,10 @@ async fn prepare(
     id: &str,
     headers: &HeaderMap,
 ) -> Result<Prepared> {
-    if rest::body::media_type(headers).as_deref() != Some("application/octet-stream") {
-        return Err(Error::UnsupportedMediaType(
-            "Unsupported Content-Type: use application/octet-stream".to_owned(),
-        ));
-    }
+    check_media_type(headers)?;
+    let store = store_header(headers)?.filter(|_| service.stores.have_ids());
+    let chosen = service.stores.choose_pool(store.as_deref());
+    chosen.map_err(Error::BadRequest)?;
     let declared_bytes = declared_bytes(headers)?;
     let image = access::find_for(service, context, id, "upload_image")
         .await?
@@ -86,22 +85,48 @@ async fn prepare(
         return Err(Error::BadRequest(message.to_owned()));
     };
     let limit_bytes = limit_bytes(service, &image).await?;
-    if let Some(declared) = declared_bytes.filter(|declared| *declared > limit_bytes) {
-        return Err(Error::TooLarge(format!(
-            "Denying attempt to upload image larger than {limit_bytes} bytes: {declared} bytes were announced."
-        )));
-    }
+    check_declared(declared_bytes, limit_bytes)?;
     let params = Params {
         image_id: image.id,
         container_format,
         disk_format,
         limit_bytes,
+        store,
     };
     Ok(Prepared {
         image,
         declared_bytes,
         params,
     })
+}
+
+/// 415 for anything but bytes.
+pub fn check_media_type(headers: &HeaderMap) -> Result<()> {
+    if rest::body::media_type(headers).as_deref() == Some("application/octet-stream") {
+        return Ok(());
+    }
+    let message = "Unsupported Content-Type: use application/octet-stream";
+    Err(Error::UnsupportedMediaType(message.to_owned()))
+}
+
+/// The store that the client names in a header.
+pub fn store_header(headers: &HeaderMap) -> Result<Option<String>> {
+    let Some(value) = headers.get("x-image-meta-store") else {
+        return Ok(None);
+    };
+    let malformed = |_| Error::BadRequest("The header x-image-meta-store is malformed".to_owned());
+    let text = value.to_str().map_err(malformed)?.trim();
+    Ok(Some(text.to_owned()).filter(|text| !text.is_empty()))
+}
+
+/// 413 for more than may come.
+pub fn check_declared(declared_bytes: Option<u64>, limit_bytes: u64) -> Result<()> {
+    match declared_bytes.filter(|declared| *declared > limit_bytes) {
+        None => Ok(()),
+        Some(declared) => Err(Error::TooLarge(format!(
+            "Denying attempt to upload image larger than {limit_bytes} bytes: {declared} bytes were announced."
+        ))),
+    }
 }
 
 fn not_queued(status: Status) -> Error {
@@ -111,7 +136,7 @@ fn not_queued(status: Status) -> Error {
 }
 
 /// Content-Length, or what the client says about a chunked body.
-fn declared_bytes(headers: &HeaderMap) -> Result<Option<u64>> {
+pub fn declared_bytes(headers: &HeaderMap) -> Result<Option<u64>> {
     let number = |name: &str| -> Result<Option<u64>> {
         let Some(value) = headers.get(name) else {
             return Ok(None);
@@ -136,7 +161,7 @@ fn declared_bytes(headers: &HeaderMap) -> Result<Option<u64>> {
 }
 
 /// The most bytes that the image may get.
-async fn limit_bytes(service: &ImageService, image: &Image) -> Result<u64> {
+pub async fn limit_bytes(service: &ImageService, image: &Image) -> Result<u64> {
     let cap = service.options.image_size_cap.min(MAX_IMAGE_BYTES);
     let quota = service.options.user_storage_quota;
     if quota == 0 {
@@ -172,7 +197,7 @@ async fn store(
         .queue(service.upload_queue())
         .resource("image", image.id)
         .request(&context.request_id, context.project(), &context.user_id)
-        .lock_exclusive(lock_key(&image));
+        .lock_exclusive(lock_key(image.id));
     let upload_id = flow.id();
     let mut ticket = service.uploads.register(upload_id, data, declared_bytes);
     if let Err(refused) = begin(service, &image, declared_bytes, flow).await {
@@ -212,7 +237,7 @@ async fn begin(
 }
 
 /// Waits until the upload has ended, told by its flow or by the row.
-async fn wait(
+pub async fn wait(
     service: &ImageService,
     ticket: &mut Ticket,
     id: Uuid,
@@ -238,6 +263,8 @@ async fn ended(service: &ImageService, ticket: &mut Ticket, id: Uuid) -> Result<
     let image = images::find(&service.database, id).await?;
     match image {
         Some(image) if image.status == Status::Active => Ok(()),
+        // Data that was staged.
+        Some(image) if image.status == Status::Uploading => Ok(()),
         Some(_) => Err(Error::Unavailable("the upload was reverted".to_owned())),
         None => Err(refusal(
             id,
@@ -272,40 +299,41 @@ pub async fn download(
     State(service): Service,
     context: RequestContext,
     Path(id): Path<String>,
+    mut params: QueryParams,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let image = access::find_for(&service, &context, &id, "download_image")
-        .await?
-        .image;
+    let visible = access::find_for(&service, &context, &id, "download_image").await?;
+    let image = &visible.image;
+    let preferred = preferred_stores(&service, &mut params)?;
+    if !preferred.is_empty() {
+        visible.enforce(&service, &context, "download_from_store")?;
+    }
     if image.status == Status::Deactivated && !context.is_admin {
         let message = "The requested image has been deactivated. Image data download is forbidden.";
         return Err(Error::Forbidden(message.to_owned()));
     }
-    let handle = match image.status {
-        Status::Active | Status::Deactivated => open(&service, &image).await?,
+    let found = match image.status {
+        Status::Active | Status::Deactivated => {
+            data_source::open_image(&service, image, &preferred).await?
+        }
         _ => None,
     };
-    let Some(handle) = handle else {
-        return Ok(StatusCode::NO_CONTENT.into_response());
+    let mut response = match found {
+        None => return Ok(StatusCode::NO_CONTENT.into_response()),
+        Some(Found::Pool(handle, chunk_bytes)) => send(handle, chunk_bytes, &headers).await?,
+        Some(Found::Web(fetched)) => {
+            if headers.contains_key(header::RANGE) {
+                let message = "The store of this image cannot read parts of it.";
+                return Err(Error::BadRequest(message.to_owned()));
+            }
+            relay(fetched)
+        }
     };
-    let size = handle.size_bytes();
-    let range = byte_range::of_request(&headers, size)?;
-    let part = range.unwrap_or(ByteRange {
-        start: 0,
-        end: size,
-    });
-    let body = body(handle, part, service.options.rbd_store_chunk_size).await?;
-    let mut response = Response::new(body);
     let out = response.headers_mut();
     out.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/octet-stream"),
     );
-    out.insert(
-        header::CONTENT_LENGTH,
-        HeaderValue::from(part.end.saturating_sub(part.start)),
-    );
-    out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Some(md5) = image
         .checksum
         .as_deref()
@@ -313,6 +341,53 @@ pub async fn download(
     {
         out.insert("content-md5", md5);
     }
+    Ok(response)
+}
+
+/// The stores that the client would rather read from, as it names them.
+fn preferred_stores(service: &ImageService, params: &mut QueryParams) -> Result<Vec<String>> {
+    let text = params.take("prefer").unwrap_or_default();
+    let names = text.split(',').map(str::trim);
+    let names: Vec<String> = names
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    for name in &names {
+        let chosen = service.stores.choose(Some(name));
+        chosen.map_err(Error::BadRequest)?;
+    }
+    Ok(names)
+}
+
+/// Data of the web, passed on as it comes.
+fn relay(fetched: Fetched) -> Response {
+    let mut response = Response::new(Body::from_stream(fetched.data));
+    if let Some(size) = fetched.size_bytes {
+        let size = HeaderValue::from(size);
+        response.headers_mut().insert(header::CONTENT_LENGTH, size);
+    }
+    response
+}
+
+/// Data of a pool, or the range that the request asks for.
+async fn send(
+    handle: Arc<dyn ImageHandle>,
+    chunk_bytes: usize,
+    headers: &HeaderMap,
+) -> Result<Response> {
+    let size = handle.size_bytes();
+    let range = byte_range::of_request(headers, size)?;
+    let part = range.unwrap_or(ByteRange {
+        start: 0,
+        end: size,
+    });
+    let mut response = Response::new(body(handle, part, chunk_bytes).await?);
+    let out = response.headers_mut();
+    out.insert(
+        header::CONTENT_LENGTH,
+        HeaderValue::from(part.end.saturating_sub(part.start)),
+    );
+    out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if range.is_some() {
         let text = format!("bytes {}-{}/{size}", part.start, part.end.saturating_sub(1));
         if let Ok(value) = HeaderValue::try_from(text) {
@@ -321,27 +396,6 @@ pub async fn download(
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     Ok(response)
-}
-
-/// Opens this node's copy, or else the first location that lies in this store; `None`: the image
-/// has no data here.
-pub async fn open(service: &ImageService, image: &Image) -> Result<Option<Arc<dyn ImageHandle>>> {
-    if let Some(cache) = &service.cache
-        && let Some(copy) = cache.open_copy(image.id).await
-    {
-        return Ok(Some(copy));
-    }
-    for held in locations::of_image(&service.database, image.id).await? {
-        match location::parse(&held.url) {
-            Some((fsid, at)) if fsid == service.store.fsid() => {
-                return Ok(Some(
-                    service.store.open(&at.image, Some(&at.snapshot)).await?,
-                ));
-            }
-            _ => tracing::warn!(image = %image.id, "a location lies outside of this store"),
-        }
-    }
-    Ok(None)
 }
 
 /// The bytes of the range as a stream that reads one chunk ahead. The first chunk is read before

@@ -57,14 +57,15 @@ const PATH: &str = "/v2/images";
 async fn views(service: &ImageService, images: Vec<Image>) -> Result<Vec<ImageView>> {
     let show = image_api::shown_locations(service);
     let mut found: HashMap<Uuid, Vec<Location>> = HashMap::new();
-    if show.direct_url || show.locations {
+    if show.any() {
         let ids: Vec<Uuid> = images.iter().map(|image| image.id).collect();
         for (id, location) in locations::of_images(&service.database, &ids).await? {
             found.entry(id).or_default().push(location);
         }
     }
     let view = |image: Image| {
-        let locations = found.remove(&image.id).unwrap_or_default();
+        let mut locations = found.remove(&image.id).unwrap_or_default();
+        service.stores.sort(&mut locations);
         ImageView::new(image, locations, show)
     };
     Ok(images.into_iter().map(view).collect())

@@ -3,15 +3,17 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
+use database::Tx;
 use rest::RequestContext;
 use rest::body::AnyJsonBody;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::json_patch::{self, Operation, Version};
-use super::{Service, access, attributes, images as image_api};
+use super::location_patch::Changes;
+use super::{Service, access, attributes, images as image_api, stores};
 use crate::ImageService;
-use crate::db::images;
+use crate::db::{images, imports, locations};
 use crate::error::{Error, Result};
 use crate::image::{Image, Visibility};
 use crate::views::ImageView;
@@ -31,8 +33,21 @@ pub async fn update(
         .ok_or(Error::UnsupportedPatch)?;
     let operations = json_patch::parse(version, &body.unwrap_or(Value::Null))?;
     let visible = access::find_for(&service, &context, &id, "modify_image").await?;
-    let image = save(&service, &context, visible.image.id, version, &operations).await?;
+    let locations = Changes::prepare(&service, &context, &visible, &operations).await?;
+    let document = Document {
+        version,
+        operations,
+        locations,
+    };
+    let image = save(&service, &context, visible.image.id, &document).await?;
     Ok(Json(image_api::view(&service, image).await?))
+}
+
+/// A PATCH document, read.
+struct Document {
+    version: Version,
+    operations: Vec<Operation>,
+    locations: Changes,
 }
 
 /// All operations on the image as it is now, saved once.
@@ -40,22 +55,53 @@ async fn save(
     service: &ImageService,
     context: &RequestContext,
     id: Uuid,
-    version: Version,
-    operations: &[Operation],
+    document: &Document,
 ) -> Result<Image> {
+    let Document {
+        version,
+        operations,
+        locations,
+    } = document;
     let mut tx = service.database.begin().await?;
     let before = images::find_locked(&mut tx, id)
         .await?
         .ok_or_else(|| Error::no_image(id))?;
     let mut image = before.clone();
-    json_patch::apply(version, operations, &mut image, &service.options)?;
+    json_patch::apply(*version, operations, &mut image, &service.options)?;
     enforce(service, context, &before, &image)?;
     attributes::check_quotas(Some(&before), &image, &service.options)?;
     if !operations.is_empty() {
         images::update(&mut tx, &mut image).await?;
     }
+    let mut rings = false;
+    if !locations.is_empty() {
+        rings = save_locations(service, &mut tx, context, &mut image, locations).await?;
+    }
     tx.commit().await?;
+    if rings {
+        service.doorbell.wake();
+    }
     Ok(image)
+}
+
+/// Whether there is a flow now that removes data.
+async fn save_locations(
+    service: &ImageService,
+    tx: &mut Tx,
+    context: &RequestContext,
+    image: &mut Image,
+    changes: &Changes,
+) -> Result<bool> {
+    let held = locations::of_image_in(tx, image.id).await?;
+    let outcome = changes.apply(service, image, held)?;
+    locations::replace_all(tx, image.id, &outcome.locations).await?;
+    stores::remove_data(service, tx, context, image, &outcome.removed).await?;
+    if let Some(data) = &outcome.data {
+        imports::activate_patched(tx, image.id, data).await?;
+        let now = images::find_locked(tx, image.id).await?;
+        *image = now.ok_or_else(|| Error::no_image(image.id))?;
+    }
+    Ok(!outcome.removed.is_empty())
 }
 
 /// What the change itself needs, beyond `modify_image`.

@@ -11,7 +11,8 @@ use crate::ImageService;
 use crate::db::{images, locations};
 use crate::error::{Error, Result};
 use crate::flows::delete::{DeleteImage, Params};
-use crate::image::{Image, Status};
+use crate::image::{Image, Status, lock_key};
+use crate::stores::Pool;
 use crate::views::{ImageView, LocationVisibility};
 
 pub async fn show(
@@ -28,17 +29,18 @@ pub fn shown_locations(service: &ImageService) -> LocationVisibility {
     LocationVisibility {
         direct_url: service.options.show_image_direct_url,
         locations: service.options.show_multiple_locations,
+        stores: service.stores.have_ids(),
     }
 }
 
 /// The document of one image.
 pub async fn view(service: &ImageService, image: Image) -> Result<ImageView> {
     let show = shown_locations(service);
-    let found = if show.direct_url || show.locations {
-        locations::of_image(&service.database, image.id).await?
-    } else {
-        Vec::new()
-    };
+    let mut found = Vec::new();
+    if show.any() {
+        found = locations::of_image(&service.database, image.id).await?;
+        service.stores.sort(&mut found);
+    }
     Ok(ImageView::new(image, found, show))
 }
 
@@ -63,12 +65,14 @@ pub async fn delete(
         return Err(protected(&image));
     }
     // A queued image has no data: an upload that failed has cleaned up before it became queued.
-    if image.status != Status::Queued {
+    if image.status == Status::Queued {
+        locations::delete_all(&mut tx, image.id).await?;
+    } else {
         NewFlow::of::<DeleteImage>(&Params { image_id: image.id })?
             .queue(service.store_queue())
             .resource("image", image.id)
             .request(&context.request_id, context.project(), &context.user_id)
-            .lock_exclusive(lock_key(&image))
+            .lock_exclusive(lock_key(image.id))
             .insert(&mut tx)
             .await?;
     }
@@ -82,11 +86,6 @@ pub async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What the flows of one image lock.
-pub fn lock_key(image: &Image) -> String {
-    format!("image/{}", image.id)
-}
-
 fn protected(image: &Image) -> Error {
     Error::Forbidden(format!(
         "Image {} is protected and cannot be deleted.",
@@ -96,14 +95,18 @@ fn protected(image: &Image) -> Error {
 
 /// Where flattening copies data, an image with clones stays, as with Glance.
 async fn refuse_if_cloned(service: &ImageService, image: &Image) -> Result<()> {
-    if service.store.flattens_instantly() || image.size_bytes.is_none() {
+    for pool in service.stores.pools() {
+        refuse_if_cloned_in(pool, image).await?;
+    }
+    Ok(())
+}
+
+/// As [`refuse_if_cloned`], for the data in one pool.
+pub async fn refuse_if_cloned_in(pool: &Pool, image: &Image) -> Result<()> {
+    if pool.engine.flattens_instantly() || image.size_bytes.is_none() {
         return Ok(());
     }
-    match service
-        .store
-        .children(&service.store_snapshot(image.id))
-        .await
-    {
+    match pool.engine.children(&pool.snapshot(image.id)).await {
         Ok(clones) if clones.is_empty() => Ok(()),
         Err(storage::Error::NotFound(_)) => Ok(()),
         Ok(_) => Err(Error::Conflict(format!(

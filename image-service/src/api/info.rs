@@ -8,31 +8,67 @@ use serde_json::{Value, json};
 use super::{Service, access};
 use crate::db::usage as usage_db;
 use crate::error::{Error, Result};
-use crate::views::LimitView;
+use crate::stores::Store;
+use crate::views::{LimitView, StoreDetailView, StoreView, StoresView};
 
-/// Import methods: none is enabled.
-pub async fn import(_: RequestContext) -> Json<Value> {
+/// The import methods that are enabled.
+pub async fn import(State(service): Service, _: RequestContext) -> Json<Value> {
+    let methods = &service.options.enabled_import_methods;
     Json(json!({
-        "import-methods": {"description": "Import methods available.", "type": "array", "value": []}
+        "import-methods": {
+            "description": "Import methods available.", "type": "array", "value": methods,
+        }
     }))
 }
 
-/// There is one store, and it has no id to choose it by (Glance without `enabled_backends`).
-pub async fn stores(_: RequestContext) -> Result<Json<Value>> {
-    Err(Error::NotFound(
-        "Multi backend is not supported at this site.".to_owned(),
-    ))
+/// The stores that clients may choose.
+pub async fn stores(State(service): Service, _: RequestContext) -> Result<Json<StoresView>> {
+    if !service.stores.have_ids() {
+        let message = "Multi backend is not supported at this site.";
+        return Err(Error::NotFound(message.to_owned()));
+    }
+    let view = |store: &Store| StoreView {
+        id: store.name().to_owned(),
+        description: Some(store.description.clone()).filter(|text| !text.is_empty()),
+        default: service.stores.is_default(store).then_some("true"),
+        read_only: store.pool.is_none().then_some("true"),
+        detail: None,
+    };
+    Ok(Json(StoresView {
+        stores: service.stores.all().iter().map(view).collect(),
+    }))
 }
 
+/// The stores and how they keep data.
 pub async fn stores_detail(
     State(service): Service,
     context: RequestContext,
-) -> Result<Json<Value>> {
+) -> Result<Json<StoresView>> {
     service
         .policy
         .enforce(&context, "stores_info_detail", &context)
         .map_err(|denied| access::not_authorized(&denied.rule))?;
-    stores(context).await
+    let Json(mut view) = stores(State(service.clone()), context).await?;
+    for (store, shown) in service.stores.all().iter().zip(&mut view.stores) {
+        let (kind, properties) = match &store.pool {
+            None => ("http", json!({})),
+            Some(pool) => (
+                "rbd",
+                json!({
+                    "chunk_size": pool.chunk_bytes,
+                    "pool": pool.name,
+                    "thin_provisioning": true,
+                    "fsid": pool.engine.fsid(),
+                }),
+            ),
+        };
+        shown.detail = Some(StoreDetailView {
+            kind,
+            weight: store.weight,
+            properties,
+        });
+    }
+    Ok(Json(view))
 }
 
 const MIB: u64 = 1 << 20;

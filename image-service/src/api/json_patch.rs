@@ -39,6 +39,15 @@ pub enum Operation {
     Add { key: String, value: Value },
     Replace { key: String, value: Value },
     Remove { key: String },
+    Location(LocationOperation),
+}
+
+/// One operation on the image's locations; positions are as the path has them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LocationOperation {
+    Add { position: String, value: Value },
+    Replace { value: Value },
+    Remove { position: String },
 }
 
 /// Reads a document; everything that can be told without the image is checked here.
@@ -72,8 +81,12 @@ fn parse_operation(version: Version, object: &Map<String, Value>) -> Result<Oper
         return Err(Error::Forbidden("Attribute 'id' is read-only.".to_owned()));
     }
     attributes::check_writable(&key)?;
+    let position = tokens.get(1).cloned().unwrap_or_default();
     if name == "remove" {
-        return Ok(Operation::Remove { key });
+        return Ok(match key.as_str() {
+            "locations" => Operation::Location(LocationOperation::Remove { position }),
+            _ => Operation::Remove { key },
+        });
     }
     let missing = || {
         Error::BadRequest(format!(
@@ -81,10 +94,11 @@ fn parse_operation(version: Version, object: &Map<String, Value>) -> Result<Oper
         ))
     };
     let value = object.get("value").ok_or_else(missing)?.clone();
-    Ok(if name == "add" {
-        Operation::Add { key, value }
-    } else {
-        Operation::Replace { key, value }
+    Ok(match (name, key.as_str()) {
+        ("add", "locations") => Operation::Location(LocationOperation::Add { position, value }),
+        (_, "locations") => Operation::Location(LocationOperation::Replace { value }),
+        ("add", _) => Operation::Add { key, value },
+        _ => Operation::Replace { key, value },
     })
 }
 
@@ -184,7 +198,8 @@ fn check_depth(name: &str, tokens: &[String]) -> Result<String> {
     Ok(root)
 }
 
-/// Applies the operations in order to a copy of the image; the caller checks and saves it once.
+/// Applies the operations on attributes in order to a copy of the image; the caller checks and
+/// saves it once, and sees to its locations.
 pub fn apply(
     version: Version,
     operations: &[Operation],
@@ -207,6 +222,7 @@ pub fn apply(
                 set(image, key, value, options)?;
             }
             Operation::Remove { key } => remove(image, key)?,
+            Operation::Location(_) => {}
         }
     }
     Ok(())
@@ -214,16 +230,12 @@ pub fn apply(
 
 fn set(image: &mut Image, key: &str, value: &Value, options: &Options) -> Result<()> {
     match Key::of(key) {
-        Key::Base if key == "locations" => Err(locations_hidden()),
         Key::Base => attributes::set(image, key, value, options),
         _ => attributes::set_property(image, key, value),
     }
 }
 
 fn remove(image: &mut Image, key: &str) -> Result<()> {
-    if key == "locations" {
-        return Err(locations_hidden());
-    }
     if Key::of(key) == Key::Base {
         return Err(Error::Forbidden(format!(
             "Property {key} may not be removed."
@@ -233,9 +245,4 @@ fn remove(image: &mut Image, key: &str) -> Result<()> {
         Some(_) => Ok(()),
         None => Err(Error::Conflict(format!("Property {key} does not exist."))),
     }
-}
-
-/// Locations are the service's own; nobody writes them through a document.
-pub fn locations_hidden() -> Error {
-    Error::Forbidden("It's not allowed to add, replace or remove locations of an image.".to_owned())
 }

@@ -11,22 +11,26 @@ mod image_create;
 mod image_data;
 mod image_list;
 mod image_patch;
+mod image_stage;
 mod images;
 mod imports;
 mod info;
 mod json_patch;
+mod location_patch;
 mod locations;
 mod members;
 mod metadef_schemas;
 mod metadefs;
 mod schemas;
+mod stores;
 mod tags;
+mod tasks;
 mod versions;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use rest::ErrorShape;
 use rest::frame::FrameOptions;
 use rest::identity::Identity;
@@ -37,27 +41,29 @@ use crate::ImageService;
 pub const PATCH_MEDIA_TYPES: &str =
     "application/openstack-images-v2.1-json-patch, application/openstack-images-v2.0-json-patch";
 
-pub use image_data::open as open_data;
-
 /// Handlers share the service.
 type Service = axum::extract::State<Arc<ImageService>>;
 
 /// The whole API in its frame.
 pub fn router(service: &Arc<ImageService>, identity: Arc<dyn Identity>) -> Router {
-    let v2 = v2_routes().with_state(service.clone());
+    let v2 = service.resources();
     let mut api = Router::new().nest("/v2", v2.clone());
-    let versions = versions::listed(service.cache.is_some());
-    for (id, _) in &versions {
+    let offered = versions::Offered {
+        stores_have_ids: service.stores.have_ids(),
+        has_cache: service.cache.is_some(),
+    };
+    for id in versions::listed(offered) {
         api = api.nest(&format!("/{id}"), v2.clone());
     }
     let api = rest::auth::apply(api, identity, service.policy.clone(), ErrorShape::Image);
     let mut frame = FrameOptions::new(ErrorShape::Image);
     frame.public_endpoint = service.options.public_endpoint.as_deref().map(Arc::from);
     frame.healthcheck_disable_file = service.options.healthcheck_disable_file.clone();
-    rest::frame::apply(versions::routes(versions).merge(api), frame)
+    rest::frame::apply(versions::routes(offered).merge(api), frame)
 }
 
-fn v2_routes() -> Router<Arc<ImageService>> {
+/// Every route that needs a token, without the version before it.
+pub fn v2_routes() -> Router<Arc<ImageService>> {
     Router::new()
         .route("/images", get(image_list::list).post(image_create::create))
         .route(
@@ -70,7 +76,7 @@ fn v2_routes() -> Router<Arc<ImageService>> {
             "/images/{id}/file",
             get(image_data::download).put(image_data::upload),
         )
-        .route("/images/{id}/stage", put(imports::stage))
+        .route("/images/{id}/stage", put(image_stage::stage))
         .route("/images/{id}/import", post(imports::import))
         .route("/images/{id}/tasks", get(imports::tasks))
         .route("/images/{id}/actions/deactivate", post(actions::deactivate))
@@ -93,7 +99,13 @@ fn v2_routes() -> Router<Arc<ImageService>> {
                 .put(members::update)
                 .delete(members::delete),
         )
-        .route("/images/{id}/locations", get(locations::list))
+        .route(
+            "/images/{id}/locations",
+            get(locations::list).post(locations::add),
+        )
+        .route("/stores/{store_id}/{image_id}", delete(stores::delete))
+        .route("/tasks", get(tasks::list).post(tasks::create))
+        .route("/tasks/{id}", get(tasks::show))
         .route("/schemas/{name}", get(schemas::show))
         .route("/schemas/metadefs/{name}", get(metadef_schemas::show))
         .nest("/metadefs", metadefs::routes())

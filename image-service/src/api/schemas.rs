@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Service;
 use crate::error::{Error, Result};
-use crate::image::{MemberStatus, Status, Visibility};
+use crate::image::{MemberStatus, Status, TaskStatus, Visibility};
 use crate::options::Options;
 
 pub async fn show(
@@ -120,10 +120,26 @@ fn link_properties() -> Value {
             "description": "A set of URLs to access the image file kept in external store",
             "items": {
                 "type": "object",
-                "properties": {"url": {"type": "string", "maxLength": 255}, "metadata": {"type": "object"}},
+                "properties": {
+                    "url": {"type": "string", "maxLength": 255},
+                    "metadata": {"type": "object"},
+                    "validation_data": {
+                        "type": "object",
+                        "writeOnly": true,
+                        "additionalProperties": false,
+                        "description": "Values to be used to populate the corresponding image properties.",
+                        "properties": {
+                            "checksum": {"type": "string", "minLength": 32, "maxLength": 32},
+                            "os_hash_algo": {"type": "string", "maxLength": 64},
+                            "os_hash_value": {"type": "string", "maxLength": 128},
+                        },
+                        "required": ["os_hash_algo", "os_hash_value"],
+                    },
+                },
                 "required": ["url", "metadata"],
             },
         },
+        "stores": {"type": "string", "readOnly": true, "description": "Stores in which the image data resides, where there are several."},
         "self": {"type": "string", "readOnly": true, "description": "An image self url"},
         "file": {"type": "string", "readOnly": true, "description": "An image file url"},
         "schema": {"type": "string", "readOnly": true, "description": "An image schema url"},
@@ -156,11 +172,11 @@ fn task() -> Value {
         "name": "task",
         "properties": {
             "id": {"type": "string", "description": "An identifier for the task", "pattern": UUID_PATTERN},
-            "type": {"type": "string", "description": "The type of task represented by this content", "enum": ["import"]},
+            "type": {"type": "string", "description": "The type of task represented by this content", "enum": ["import", "api_image_import", "location_import"]},
             "status": {
                 "type": "string",
                 "description": "The current status of this task",
-                "enum": ["pending", "processing", "success", "failure"],
+                "enum": TaskStatus::WORDS,
             },
             "input": {"type": ["null", "object"], "description": "The parameters required by task, JSON blob"},
             "result": {"type": ["null", "object"], "description": "The result of current task, JSON blob"},

@@ -1,7 +1,5 @@
 //! Version documents (Image API ref, "API versions"). They need no token.
 
-use std::sync::Arc;
-
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -9,31 +7,67 @@ use rest::BaseUrl;
 
 use crate::views::{LinkView, VersionView, VersionsView};
 
-/// A version's id and status.
-type Version = (&'static str, &'static str);
-
-/// What one store offers.
-const WITHOUT_CACHE: &[&str] = &["v2.17", "v2.15"];
-const WITH_CACHE: &[&str] = &["v2.18", "v2.17", "v2.16", "v2.15", "v2.14"];
-const ALWAYS: &[&str] = &[
-    "v2.9", "v2.7", "v2.6", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1", "v2.0",
+/// Newest first, with what has to be there for them.
+const VERSIONS: &[(&str, Needs)] = &[
+    ("v2.18", Needs::Cache),
+    ("v2.17", Needs::Nothing),
+    ("v2.16", Needs::Cache),
+    ("v2.15", Needs::Nothing),
+    ("v2.14", Needs::Cache),
+    ("v2.13", Needs::Stores),
+    ("v2.12", Needs::Stores),
+    ("v2.11", Needs::Stores),
+    ("v2.10", Needs::Stores),
+    ("v2.9", Needs::Nothing),
+    ("v2.8", Needs::Stores),
+    ("v2.7", Needs::Nothing),
+    ("v2.6", Needs::Nothing),
+    ("v2.5", Needs::Nothing),
+    ("v2.4", Needs::Nothing),
+    ("v2.3", Needs::Nothing),
+    ("v2.2", Needs::Nothing),
+    ("v2.1", Needs::Nothing),
+    ("v2.0", Needs::Nothing),
 ];
 
-/// Newest first.
-pub fn listed(has_cache: bool) -> Vec<Version> {
-    let newest = if has_cache { WITH_CACHE } else { WITHOUT_CACHE };
-    let ids = newest.iter().chain(ALWAYS);
-    ids.enumerate()
-        .map(|(at, id)| (*id, if at == 0 { "CURRENT" } else { "SUPPORTED" }))
-        .collect()
+/// What a version is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    /// Stores that clients choose by id.
+    Stores,
+    /// A cache of images on this node.
+    Cache,
 }
 
-pub fn routes(versions: Vec<Version>) -> Router {
-    let versions: Arc<[Version]> = versions.into();
-    let document = move |base: &BaseUrl| document(&versions, base);
-    let with_status = document.clone();
-    let choices = async move |base: BaseUrl| (StatusCode::MULTIPLE_CHOICES, with_status(&base));
-    let all = async move |base: BaseUrl| document(&base);
+/// What there is of what versions are about.
+#[derive(Debug, Clone, Copy)]
+pub struct Offered {
+    pub stores_have_ids: bool,
+    pub has_cache: bool,
+}
+
+impl Offered {
+    fn has(self, needs: Needs) -> bool {
+        match needs {
+            Needs::Nothing => true,
+            Needs::Stores => self.stores_have_ids,
+            Needs::Cache => self.has_cache,
+        }
+    }
+}
+
+/// The ids of the versions that this service offers, newest first.
+pub fn listed(offered: Offered) -> impl Iterator<Item = &'static str> {
+    let versions = VERSIONS.iter();
+    let versions = versions.filter(move |(_, needs)| offered.has(*needs));
+    versions.map(|(id, _)| *id)
+}
+
+pub fn routes(offered: Offered) -> Router {
+    let all = async move |base: BaseUrl| document(&base, offered);
+    let choices =
+        async move |base: BaseUrl| (StatusCode::MULTIPLE_CHOICES, document(&base, offered));
     Router::new()
         .route("/", get(choices))
         .route("/versions", get(all.clone()))
@@ -42,16 +76,20 @@ pub fn routes(versions: Vec<Version>) -> Router {
         .route("/v2/", get(all))
 }
 
-fn document(versions: &[Version], base: &BaseUrl) -> Json<VersionsView> {
-    let view = |(id, status): &Version| VersionView {
+fn document(base: &BaseUrl, offered: Offered) -> Json<VersionsView> {
+    let view = |(position, id): (usize, &'static str)| VersionView {
         id,
-        status,
+        status: if position == 0 {
+            "CURRENT"
+        } else {
+            "SUPPORTED"
+        },
         links: vec![LinkView {
             rel: "self",
             href: base.join("/v2/"),
         }],
     };
     Json(VersionsView {
-        versions: versions.iter().map(view).collect(),
+        versions: listed(offered).enumerate().map(view).collect(),
     })
 }

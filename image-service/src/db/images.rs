@@ -150,6 +150,22 @@ pub async fn begin_upload(tx: &mut Tx, id: Uuid, upload_id: Uuid) -> Result<bool
     Ok(tx.execute(sql, params![upload_id, now_us(), id]).await? == 1)
 }
 
+/// queued → uploading for data that is staged. `false`: the image is not queued any more.
+pub async fn begin_stage(tx: &mut Tx, id: Uuid, upload_id: Uuid) -> Result<bool> {
+    let sql = "UPDATE images SET status = 'uploading', upload_id = ?, updated_at = ? \
+        WHERE id = ? AND status = 'queued' AND deleted_at IS NULL";
+    Ok(tx.execute(sql, params![upload_id, now_us(), id]).await? == 1)
+}
+
+/// The data is staged: the status stays `uploading`, and the upload is over. `false`: the image
+/// was deleted.
+pub async fn finish_stage(tx: &mut Tx, id: Uuid, upload_id: Uuid, size_bytes: u64) -> Result<bool> {
+    let sql = "UPDATE images SET upload_id = NULL, size_bytes = ?, updated_at = ? \
+        WHERE id = ? AND status = 'uploading' AND upload_id = ? AND deleted_at IS NULL";
+    let values = params![bytes_column(Some(size_bytes)), now_us(), id, upload_id];
+    Ok(tx.execute(sql, values).await? == 1)
+}
+
 /// What an upload has found out about the data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Data<'a> {
@@ -188,12 +204,14 @@ pub async fn finish_upload(
     Ok(finished == 1)
 }
 
-/// saving → queued, with nothing left of the data's attributes. Does nothing for another upload.
+/// saving or uploading → queued, with nothing left of the data's attributes. Does nothing for
+/// another upload.
 pub async fn abandon_upload(tx: &mut Tx, id: Uuid, upload_id: Uuid) -> Result<()> {
     let sql = "UPDATE images SET status = 'queued', upload_id = NULL, size_bytes = NULL, \
         virtual_size_bytes = NULL, checksum = NULL, os_hash_algo = NULL, os_hash_value = NULL, \
         updated_at = ? \
-        WHERE id = ? AND status = 'saving' AND upload_id = ? AND deleted_at IS NULL";
+        WHERE id = ? AND status IN ('saving', 'uploading') AND upload_id = ? \
+        AND deleted_at IS NULL";
     tx.execute(sql, params![now_us(), id, upload_id])
         .await
         .map(|_| ())
@@ -201,8 +219,7 @@ pub async fn abandon_upload(tx: &mut Tx, id: Uuid, upload_id: Uuid) -> Result<()
 
 /// Whether the upload still owns the image: `false` once the image is deleted or the upload ended.
 pub async fn is_uploading(database: &Database, id: Uuid, upload_id: Uuid) -> Result<bool> {
-    let sql = "SELECT id FROM images \
-        WHERE id = ? AND status = 'saving' AND upload_id = ? AND deleted_at IS NULL";
+    let sql = "SELECT id FROM images WHERE id = ? AND upload_id = ? AND deleted_at IS NULL";
     Ok(database
         .fetch_optional(sql, params![id, upload_id])
         .await?

@@ -44,13 +44,28 @@ pub async fn of_images(database: &Database, image_ids: &[Uuid]) -> Result<Vec<(U
         .collect()
 }
 
-/// The first location of an image whose data has just been stored.
-pub async fn insert_first(tx: &mut Tx, image_id: Uuid, location: &Location) -> Result<()> {
-    let metadata = serde_json::Value::Object(location.metadata.clone()).to_string();
-    let sql = "INSERT INTO image_locations (image_id, position, url, metadata, created_at) VALUES (?, 0, ?, ?, ?)";
-    tx.execute(sql, params![image_id, &location.url, metadata, now_us()])
-        .await
-        .map(|_| ())
+/// The locations as the transaction sees them, in order.
+pub async fn of_image_in(tx: &mut Tx, image_id: Uuid) -> Result<Vec<Location>> {
+    let sql = "SELECT url, metadata FROM image_locations WHERE image_id = ? ORDER BY position";
+    let rows = tx.fetch_all(sql, params![image_id]).await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// Makes `locations` the image's only ones, in their order.
+pub async fn replace_all(tx: &mut Tx, image_id: Uuid, locations: &[Location]) -> Result<()> {
+    delete_all(tx, image_id).await?;
+    let now = now_us();
+    let sql = "INSERT INTO image_locations (image_id, position, url, metadata, created_at) \
+        VALUES (?, ?, ?, ?, ?)";
+    for (position, location) in (0_i64..).zip(locations) {
+        let metadata = serde_json::Value::Object(location.metadata.clone()).to_string();
+        tx.execute(
+            sql,
+            params![image_id, position, &location.url, metadata, now],
+        )
+        .await?;
+    }
+    Ok(())
 }
 
 pub async fn delete_all(tx: &mut Tx, image_id: Uuid) -> Result<()> {

@@ -3,20 +3,20 @@
 //! One task, which begins anew after a crash: what it leaves half-made is overwritten. An image
 //! that is gone, too large, or no longer queued is nothing to copy, and no failure.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
-use storage::ImageHandle;
 use taskflow::{BoxTask, Flow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
-use super::store_error;
+use super::class;
 use crate::ImageService;
-use crate::api;
 use crate::cache::{ImageCache, NewCopy};
+use crate::data_source;
 use crate::db::images;
+use crate::error::Error;
 use crate::image::Status;
+use crate::uploads::DataStream;
 
 /// The flow.
 pub struct CacheImage;
@@ -56,7 +56,7 @@ impl Task<CacheImage> for CopyData {
             return Ok(());
         }
         match source(&run.ctx, cache, id).await? {
-            Some(handle) => copy(run, cache, handle).await,
+            Some((data, size)) => copy(run, cache, data, size).await,
             None => cache.unqueue(id).await.map(|_| ()).map_err(failed),
         }
     }
@@ -76,31 +76,35 @@ fn failed(error: std::io::Error) -> TaskError {
     TaskError::retryable("ImageCache", error.to_string())
 }
 
-/// The image's data; `None`: there is nothing to copy.
+/// The image's data and how many bytes it is; `None`: there is nothing to copy.
 async fn source(
     service: &ImageService,
     cache: &ImageCache,
     id: Uuid,
-) -> Result<Option<Arc<dyn ImageHandle>>, TaskError> {
+) -> Result<Option<(DataStream, u64)>, TaskError> {
     let image = images::find(&service.database, id).await?;
     let Some(image) = image.filter(|image| image.status == Status::Active) else {
         return Ok(None);
     };
-    if image.size_bytes.is_none_or(|size| size > cache.max_bytes()) {
+    let Some(size) = image.size_bytes.filter(|size| *size <= cache.max_bytes()) else {
         tracing::warn!(image = %id, "the image is larger than the cache");
         return Ok(None);
-    }
-    let opened = api::open_data(service, &image).await;
-    opened.map_err(|error| TaskError::retryable(super::class::STORE_UNAVAILABLE, error.to_string()))
+    };
+    let opened = data_source::open_image(service, &image, &[]).await;
+    let unavailable =
+        |error: Error| TaskError::retryable(class::STORE_UNAVAILABLE, error.to_string());
+    let found = opened.map_err(unavailable)?;
+    Ok(found.map(|found| (found.into_stream(), size)))
 }
 
 async fn copy(
     run: &Run<CacheImage>,
     cache: &ImageCache,
-    handle: Arc<dyn ImageHandle>,
+    data: DataStream,
+    size: u64,
 ) -> Result<(), TaskError> {
     let copy = cache.begin(run.params.image_id).await.map_err(failed)?;
-    match fill(run, handle.as_ref(), &copy).await {
+    match fill(run, data, size, &copy).await {
         Ok(()) => copy.finish().await.map_err(failed),
         Err(error) => {
             if let Err(kept) = copy.abandon().await {
@@ -111,22 +115,33 @@ async fn copy(
     }
 }
 
+/// Not a byte more or less than the image has, which may lie on a web server.
 async fn fill(
     run: &Run<CacheImage>,
-    handle: &dyn ImageHandle,
+    mut data: DataStream,
+    size: u64,
     copy: &NewCopy,
 ) -> Result<(), TaskError> {
-    let size = handle.size_bytes();
-    let mut offset = 0;
-    while offset < size {
+    let mut offset: u64 = 0;
+    while let Some(piece) = data.next().await {
         if run.is_lost() {
             return Err(TaskError::interrupted());
         }
-        let left = usize::try_from(size - offset).unwrap_or(usize::MAX);
-        let length = left.min(run.ctx.options.rbd_store_chunk_size);
-        let data = handle.read(offset, length).await.map_err(store_error)?;
-        copy.write(offset, data).await.map_err(failed)?;
-        offset = offset.saturating_add(length as u64);
+        let piece = piece.map_err(|error| TaskError::retryable(class::FETCH, error.to_string()))?;
+        let end = offset.saturating_add(piece.len() as u64);
+        if end > size {
+            return Err(wrong_size(size));
+        }
+        copy.write(offset, piece).await.map_err(failed)?;
+        offset = end;
+    }
+    if offset < size {
+        return Err(wrong_size(size));
     }
     Ok(())
+}
+
+fn wrong_size(size: u64) -> TaskError {
+    let message = format!("the data is not the {size} bytes that the image has");
+    TaskError::new(class::SIZE_MISMATCH, message)
 }

@@ -2,9 +2,9 @@
 //!
 //! | Task | Does |
 //! |---|---|
-//! | `DetachClones` | flattens the clones of `images/<id>@snap`, and unprotects it |
-//! | `RemoveData` | removes the snapshot and the image |
-//! | `Forget` | removes the image's locations |
+//! | `detach_clones` | flattens the clones of `<id>@snap` in every pool, and unprotects it |
+//! | `remove_data` | removes the snapshots and the images, staged ones too |
+//! | `forget` | removes the image's locations |
 //!
 //! Nobody can see the image any more, so there is nothing to go back to: every task is tried
 //! until it succeeds.
@@ -12,13 +12,12 @@
 use async_trait::async_trait;
 use database::Tx;
 use serde::{Deserialize, Serialize};
-use storage::SnapshotSpec;
 use taskflow::{BoxTask, Flow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
-use super::{gone_is_done, store_error};
+use super::data;
 use crate::ImageService;
-use crate::db::locations;
+use crate::db::{locations, staging};
 
 /// Pause before the second attempt; it doubles up to a minute.
 const RETRY_DELAY_MS: u64 = 200;
@@ -53,26 +52,12 @@ impl Task<DeleteImage> for DetachClones {
     }
 
     async fn execute(&self, run: &Run<DeleteImage>) -> Result<(), TaskError> {
-        let snapshot = run.ctx.store_snapshot(run.params.image_id);
-        flatten_clones(run, &snapshot).await?;
-        // A clone that was made in between makes this `Busy`, and the task runs again.
-        gone_is_done(run.ctx.store.unprotect_snapshot(&snapshot).await)
-    }
-}
-
-async fn flatten_clones(run: &Run<DeleteImage>, snapshot: &SnapshotSpec) -> Result<(), TaskError> {
-    let clones = match run.ctx.store.children(snapshot).await {
-        Ok(clones) => clones,
-        Err(storage::Error::NotFound(_)) => return Ok(()),
-        Err(error) => return Err(store_error(error)),
-    };
-    for clone in clones {
-        if run.is_lost() {
-            return Err(TaskError::interrupted());
+        let (id, lease) = (run.params.image_id, run.lease());
+        for pool in run.ctx.stores.pools() {
+            data::detach_clones(pool, id, &lease).await?;
         }
-        gone_is_done(run.ctx.store.flatten(&clone).await)?;
+        Ok(())
     }
-    Ok(())
 }
 
 struct RemoveData;
@@ -87,9 +72,10 @@ impl Task<DeleteImage> for RemoveData {
     }
 
     async fn execute(&self, run: &Run<DeleteImage>) -> Result<(), TaskError> {
-        let snapshot = run.ctx.store_snapshot(run.params.image_id);
-        gone_is_done(run.ctx.store.remove_snapshot(&snapshot).await)?;
-        gone_is_done(run.ctx.store.remove(&snapshot.image).await)
+        for pool in run.ctx.stores.pools() {
+            data::remove_detached(pool, run.params.image_id).await?;
+        }
+        Ok(())
     }
 }
 
@@ -110,6 +96,7 @@ impl Task<DeleteImage> for Forget {
     }
 
     async fn record(&self, run: &Run<DeleteImage>, _: &(), tx: &mut Tx) -> Result<(), TaskError> {
+        staging::forget(tx, run.params.image_id).await?;
         Ok(locations::delete_all(tx, run.params.image_id).await?)
     }
 }
@@ -139,7 +126,7 @@ mod tests {
             let world = World::new().await;
             let id = world.image_id;
             let store = &world.store;
-            let snapshot = world.service.store_snapshot(id);
+            let snapshot = world.default_pool().snapshot(id);
             store.create(&snapshot.image, 8192).await.unwrap();
             let handle = store.open(&snapshot.image, None).await.unwrap();
             handle.write(0, Bytes::from(vec![5; 8192])).await.unwrap();
@@ -153,7 +140,7 @@ mod tests {
                 url: "rbd://a/b/c/d".into(),
                 metadata: Default::default(),
             };
-            locations::insert_first(&mut tx, id, &location)
+            locations::replace_all(&mut tx, id, &[location])
                 .await
                 .unwrap();
             assert!(images::mark_deleted(&mut tx, id).await.unwrap());

@@ -11,10 +11,16 @@ use md5::Md5;
 use sha2::{Digest, Sha512};
 use storage::{ImageHandle, ImageSpec, ImageStore};
 use taskflow::TaskError;
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
+use uuid::Uuid;
 
 use super::{class, store_error};
-use crate::uploads::Source;
+use crate::db::staging::StagedData;
+use crate::fetch::Fetched;
+use crate::hashing::hex;
+use crate::stores::Pool;
+use crate::uploads::{Source, Uploads, drain};
 
 /// Data is looked through for zeroes in steps of this many bytes.
 const ZERO_STEP_BYTES: usize = 64 << 10;
@@ -33,13 +39,35 @@ pub struct Received {
     pub sha512_hex: String,
 }
 
+impl From<Received> for StagedData {
+    fn from(received: Received) -> Self {
+        StagedData {
+            checksum: received.md5_hex,
+            os_hash_value: received.sha512_hex,
+            inspection: received.inspection,
+        }
+    }
+}
+
 /// Where the data goes, and how much of it may come.
 pub struct Sink<'a> {
-    pub store: &'a dyn ImageStore,
-    pub image: &'a ImageSpec,
-    pub chunk_bytes: usize,
+    store: &'a dyn ImageStore,
+    image: ImageSpec,
+    chunk_bytes: usize,
     /// More than this is refused as [`class::TOO_LARGE`].
-    pub limit_bytes: u64,
+    limit_bytes: u64,
+}
+
+impl<'a> Sink<'a> {
+    /// The image's place in the pool.
+    pub fn new(pool: &'a Pool, id: Uuid, limit_bytes: u64) -> Self {
+        Sink {
+            store: pool.engine.as_ref(),
+            image: pool.image(id),
+            chunk_bytes: pool.chunk_bytes,
+            limit_bytes,
+        }
+    }
 }
 
 /// Tells a receiver to stop. Asked between pieces of data, and while none comes.
@@ -48,8 +76,47 @@ pub trait Watch {
     fn check(&self) -> impl Future<Output = Result<(), TaskError>> + Send;
 }
 
+/// Stores the data of the request that waits for the flow.
+pub async fn receive_upload(
+    sink: &Sink<'_>,
+    uploads: &Uploads,
+    flow_id: Uuid,
+    watch: &impl Watch,
+) -> Result<Received, TaskError> {
+    let message = "the data came to a process that has ended";
+    let lost = || TaskError::new(class::DATA_LOST, message);
+    let mut source = uploads.take(flow_id).ok_or_else(lost)?;
+    let received = receive(sink, &mut source, watch).await;
+    if let Err(error) = &received {
+        // A client that is still there shall read why.
+        if error.class != TaskError::INTERRUPTED && error.class != class::REQUEST_GONE {
+            drain(&mut source.data).await;
+        }
+    }
+    received
+}
+
+/// Stores data that was fetched. That it stops coming may pass.
+pub async fn receive_fetched(
+    sink: &Sink<'_>,
+    fetched: Fetched,
+    watch: &impl Watch,
+) -> Result<Received, TaskError> {
+    let (_alive, request_gone) = oneshot::channel();
+    let mut source = Source {
+        data: fetched.data,
+        declared_bytes: fetched.size_bytes,
+        request_gone,
+    };
+    let received = receive(sink, &mut source, watch).await;
+    received.map_err(|error| match error.class.as_str() {
+        class::REQUEST_GONE => TaskError::retryable(class::FETCH, error.message),
+        _ => error,
+    })
+}
+
 /// Stores all of the data in the new image, which has the exact size at the end and is flushed.
-pub async fn receive(
+async fn receive(
     sink: &Sink<'_>,
     source: &mut Source,
     watch: &impl Watch,
@@ -61,7 +128,7 @@ pub async fn receive(
     create_anew(sink, first_size).await?;
     let handle = sink
         .store
-        .open(sink.image, None)
+        .open(&sink.image, None)
         .await
         .map_err(store_error)?;
     let mut digests = Digests::default();
@@ -74,7 +141,7 @@ pub async fn receive(
         if end > size {
             size = grown(size, end);
             sink.store
-                .resize(sink.image, size)
+                .resize(&sink.image, size)
                 .await
                 .map_err(store_error)?;
         }
@@ -91,7 +158,7 @@ pub async fn receive(
     }
     if size != written {
         sink.store
-            .resize(sink.image, written)
+            .resize(&sink.image, written)
             .await
             .map_err(store_error)?;
     }
@@ -101,11 +168,11 @@ pub async fn receive(
 
 /// What an earlier run left of the image goes first.
 async fn create_anew(sink: &Sink<'_>, size_bytes: u64) -> Result<(), TaskError> {
-    match sink.store.create(sink.image, size_bytes).await {
+    match sink.store.create(&sink.image, size_bytes).await {
         Err(storage::Error::Exists(_)) => {
-            sink.store.remove(sink.image).await.map_err(store_error)?;
+            sink.store.remove(&sink.image).await.map_err(store_error)?;
             sink.store
-                .create(sink.image, size_bytes)
+                .create(&sink.image, size_bytes)
                 .await
                 .map_err(store_error)
         }
@@ -288,14 +355,6 @@ impl Digests {
 
 fn died(error: tokio::task::JoinError) -> TaskError {
     TaskError::new(TaskError::PANIC, error.to_string())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
 }
 
 #[cfg(test)]

@@ -13,16 +13,16 @@
 use async_trait::async_trait;
 use database::Tx;
 use serde::{Deserialize, Serialize};
-use storage::{ImageSpec, SnapshotSpec};
+use storage::{ImageSpec, ImageStore, SnapshotSpec};
 use taskflow::{BoxTask, Flow, NewFlow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
 use super::delete::DeleteImage;
-use super::{class, gone_is_done, store_error};
+use super::{class, data, gone_is_done, store_error, unknown_store};
 use crate::ImageService;
 use crate::db::{disk_snapshots, images, locations};
-use crate::image::Location;
-use crate::location;
+use crate::image::lock_key;
+use crate::stores::{Pool, Store};
 
 /// The flow. Its id is the upload's: the image is `saving` for nobody else.
 pub struct SnapshotDiskToImage;
@@ -61,6 +61,11 @@ impl Flow for SnapshotDiskToImage {
     }
 }
 
+/// The default store, which the disk has to be in as well.
+fn target(run: &Run<SnapshotDiskToImage>) -> Result<(&Store, &Pool), TaskError> {
+    run.ctx.stores.choose_pool(None).map_err(unknown_store)
+}
+
 const RETRY: Retry = Retry::times(3, 500);
 
 /// An earlier run may have made it.
@@ -71,18 +76,12 @@ fn made_is_done(result: storage::Result<()>) -> Result<(), TaskError> {
     }
 }
 
-async fn ensure_protected(
-    service: &ImageService,
+async fn remove_snapshot(
+    engine: &dyn ImageStore,
     snapshot: &SnapshotSpec,
 ) -> Result<(), TaskError> {
-    made_is_done(service.store.create_snapshot(snapshot).await)?;
-    let protected = service.store.protect_snapshot(snapshot).await;
-    protected.map_err(store_error)
-}
-
-async fn remove_snapshot(service: &ImageService, snapshot: &SnapshotSpec) -> Result<(), TaskError> {
-    gone_is_done(service.store.unprotect_snapshot(snapshot).await)?;
-    gone_is_done(service.store.remove_snapshot(snapshot).await)
+    gone_is_done(engine.unprotect_snapshot(snapshot).await)?;
+    gone_is_done(engine.remove_snapshot(snapshot).await)
 }
 
 struct SnapshotDisk;
@@ -97,7 +96,11 @@ impl Task<SnapshotDiskToImage> for SnapshotDisk {
     }
 
     async fn execute(&self, run: &Run<SnapshotDiskToImage>) -> Result<(), TaskError> {
-        ensure_protected(&run.ctx, &run.params.disk_snapshot()).await
+        let (_, pool) = target(run)?;
+        let snapshot = run.params.disk_snapshot();
+        made_is_done(pool.engine.create_snapshot(&snapshot).await)?;
+        let protected = pool.engine.protect_snapshot(&snapshot).await;
+        protected.map_err(store_error)
     }
 
     async fn revert(
@@ -105,7 +108,8 @@ impl Task<SnapshotDiskToImage> for SnapshotDisk {
         run: &Run<SnapshotDiskToImage>,
         _: Option<&()>,
     ) -> Result<(), TaskError> {
-        remove_snapshot(&run.ctx, &run.params.disk_snapshot()).await
+        let (_, pool) = target(run)?;
+        remove_snapshot(pool.engine.as_ref(), &run.params.disk_snapshot()).await
     }
 
     async fn record_revert(
@@ -131,10 +135,11 @@ impl Task<SnapshotDiskToImage> for CloneDisk {
     }
 
     async fn execute(&self, run: &Run<SnapshotDiskToImage>) -> Result<u64, TaskError> {
-        let image = run.ctx.store_image(run.params.image_id);
+        let (_, pool) = target(run)?;
+        let image = pool.image(run.params.image_id);
         let parent = run.params.disk_snapshot();
-        made_is_done(run.ctx.store.clone_image(&parent, &image).await)?;
-        let info = run.ctx.store.info(&image).await.map_err(store_error)?;
+        made_is_done(pool.engine.clone_image(&parent, &image).await)?;
+        let info = pool.engine.info(&image).await.map_err(store_error)?;
         Ok(info.size_bytes)
     }
 
@@ -143,8 +148,9 @@ impl Task<SnapshotDiskToImage> for CloneDisk {
         run: &Run<SnapshotDiskToImage>,
         _: Option<&u64>,
     ) -> Result<(), TaskError> {
-        let image = run.ctx.store_image(run.params.image_id);
-        gone_is_done(run.ctx.store.remove(&image).await)
+        let (_, pool) = target(run)?;
+        let image = pool.image(run.params.image_id);
+        gone_is_done(pool.engine.remove(&image).await)
     }
 }
 
@@ -160,8 +166,9 @@ impl Task<SnapshotDiskToImage> for FlattenClone {
     }
 
     async fn execute(&self, run: &Run<SnapshotDiskToImage>) -> Result<(), TaskError> {
-        let image = run.ctx.store_image(run.params.image_id);
-        run.ctx.store.flatten(&image).await.map_err(store_error)
+        let (_, pool) = target(run)?;
+        let image = pool.image(run.params.image_id);
+        pool.engine.flatten(&image).await.map_err(store_error)
     }
 }
 
@@ -177,7 +184,8 @@ impl Task<SnapshotDiskToImage> for RemoveDiskSnapshot {
     }
 
     async fn execute(&self, run: &Run<SnapshotDiskToImage>) -> Result<(), TaskError> {
-        remove_snapshot(&run.ctx, &run.params.disk_snapshot()).await
+        let (_, pool) = target(run)?;
+        remove_snapshot(pool.engine.as_ref(), &run.params.disk_snapshot()).await
     }
 }
 
@@ -193,8 +201,8 @@ impl Task<SnapshotDiskToImage> for ProtectSnapshot {
     }
 
     async fn execute(&self, run: &Run<SnapshotDiskToImage>) -> Result<(), TaskError> {
-        let snapshot = run.ctx.store_snapshot(run.params.image_id);
-        ensure_protected(&run.ctx, &snapshot).await
+        let (_, pool) = target(run)?;
+        data::protect(pool, run.params.image_id).await
     }
 
     async fn revert(
@@ -202,8 +210,8 @@ impl Task<SnapshotDiskToImage> for ProtectSnapshot {
         run: &Run<SnapshotDiskToImage>,
         _: Option<&()>,
     ) -> Result<(), TaskError> {
-        let snapshot = run.ctx.store_snapshot(run.params.image_id);
-        remove_snapshot(&run.ctx, &snapshot).await
+        let (_, pool) = target(run)?;
+        data::unprotect(pool, run.params.image_id).await
     }
 }
 
@@ -231,9 +239,9 @@ impl Task<SnapshotDiskToImage> for Activate {
             let message = format!("Image {image_id} was deleted during the snapshot");
             return Err(TaskError::new(class::IMAGE_GONE, message));
         }
-        let url = location::url(run.ctx.store.fsid(), &run.ctx.store_snapshot(image_id));
-        let metadata = serde_json::Map::new();
-        locations::insert_first(tx, image_id, &Location { url, metadata }).await?;
+        let (store, pool) = target(run)?;
+        let location = store.location(pool.url(image_id));
+        locations::replace_all(tx, image_id, &[location]).await?;
         if let Some(rotation) = run.params.rotation {
             rotate(run, rotation, tx).await?;
         }
@@ -261,7 +269,7 @@ async fn rotate(
                 &run.flow.project_id,
                 &run.flow.user_id,
             )
-            .lock_exclusive(format!("image/{old}"));
+            .lock_exclusive(lock_key(old));
         flow.insert(tx)
             .await
             .map_err(|error| TaskError::new("Flow", error.to_string()))?;
@@ -351,20 +359,12 @@ mod tests {
             assert_eq!(image.upload_id, None);
             let store = &self.world.store;
             assert_eq!(store.info(&self.disk).await.unwrap().snapshots, []);
-            let snapshot = self.world.service.store_snapshot(image.id);
-            let info = store.info(&snapshot.image).await.unwrap();
-            assert_eq!(info.parent, None);
-            assert!(
-                info.snapshots
-                    .iter()
-                    .any(|one| one.name == "snap" && one.protected)
-            );
-            let handle = store.open(&snapshot.image, Some("snap")).await.unwrap();
-            assert_eq!(handle.read(0, 8192).await.unwrap(), vec![7; 8192]);
-            let held = locations::of_image(self.database(), image.id)
-                .await
-                .unwrap();
+            let pool = self.world.default_pool();
+            self.world.assert_data(pool, &[7; 8192]).await;
+            let held = locations::of_image(self.database(), image.id).await;
+            let held = held.unwrap();
             assert_eq!(held.len(), 1);
+            assert_eq!(held[0].url, pool.url(image.id));
         }
 
         async fn assert_reverted(&self) {

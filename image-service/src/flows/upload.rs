@@ -2,15 +2,12 @@
 //!
 //! | Task | Does | Undone by |
 //! |---|---|---|
-//! | `ReceiveData` | the bytes into `images/<id>`, hashed and inspected | removing the image; saving → queued |
-//! | `ProtectSnapshot` | `images/<id>@snap`, protected | unprotecting and removing it |
-//! | `Activate` | size, hashes, location, saving → active | – |
+//! | `receive_data` | the bytes into `<pool>/<id>`, hashed and inspected | removing the image; saving → queued |
+//! | `protect_snapshot` | `<pool>/<id>@snap`, protected | unprotecting and removing it |
+//! | `activate` | size, hashes, location, saving → active | – |
 //!
 //! The bytes are in a request of this process and nowhere else: a flow that is taken up by
-//! another process finds none, fails in `ReceiveData` and so cleans up.
-
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+//! another process finds none, fails in `receive_data` and so cleans up.
 
 use async_trait::async_trait;
 use database::Tx;
@@ -18,20 +15,17 @@ use serde::{Deserialize, Serialize};
 use taskflow::{BoxTask, Flow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
-use super::receive::{Sink, Watch, receive};
-use super::{class, gone_is_done, store_error};
+use super::receive::{Sink, receive_upload};
+use super::watch::UploadWatch;
+use super::{class, data, gone_is_done, image_gone, unknown_store};
 use crate::ImageService;
 use crate::db::images::{self, Data};
 use crate::db::locations;
 use crate::format_check;
-use crate::image::Location;
-use crate::location;
-use crate::uploads::drain;
+use crate::stores::{Pool, Store};
 
 /// The hash besides MD5: Glance's `hashing_algorithm`.
 pub const HASH_ALGORITHM: &str = "sha512";
-/// How often a running upload asks the database whether the image is still there.
-const ASK_DATABASE_EVERY: Duration = Duration::from_secs(2);
 
 /// The flow.
 pub struct UploadImage;
@@ -44,6 +38,9 @@ pub struct Params {
     pub disk_format: String,
     /// The most bytes that may come: the size cap or what is left of the storage quota.
     pub limit_bytes: u64,
+    /// The store; the default one where none is named.
+    #[serde(default)]
+    pub store: Option<String>,
 }
 
 impl Flow for UploadImage {
@@ -54,6 +51,12 @@ impl Flow for UploadImage {
     fn tasks(_: &Params) -> Vec<BoxTask<Self>> {
         vec![boxed(ReceiveData), boxed(ProtectSnapshot), boxed(Activate)]
     }
+}
+
+fn target(run: &Run<UploadImage>) -> Result<(&Store, &Pool), TaskError> {
+    let stores = &run.ctx.stores;
+    let chosen = stores.choose_pool(run.params.store.as_deref());
+    chosen.map_err(unknown_store)
 }
 
 /// What the data turned out to be.
@@ -73,41 +76,18 @@ impl Task<UploadImage> for ReceiveData {
     type Output = DataFacts;
 
     async fn execute(&self, run: &Run<UploadImage>) -> Result<DataFacts, TaskError> {
-        let service = &run.ctx;
-        let lost = || {
-            TaskError::new(
-                class::DATA_LOST,
-                "the data came to a process that has ended",
-            )
-        };
-        let mut source = service.uploads.take(run.flow.id).ok_or_else(lost)?;
-        let image = service.store_image(run.params.image_id);
-        let sink = Sink {
-            store: service.store.as_ref(),
-            image: &image,
-            chunk_bytes: service.options.rbd_store_chunk_size,
-            limit_bytes: run.params.limit_bytes,
-        };
-        let watch = UploadWatch {
-            run,
-            asked: Mutex::new(Instant::now()),
-        };
-        let received = match receive(&sink, &mut source, &watch).await {
-            Ok(received) => received,
-            Err(error) => {
-                // A client that is still there shall read why.
-                if error.class != TaskError::INTERRUPTED && error.class != class::REQUEST_GONE {
-                    drain(&mut source.data).await;
-                }
-                return Err(error);
-            }
-        };
+        let (_, pool) = target(run)?;
+        let image_id = run.params.image_id;
+        let sink = Sink::new(pool, image_id, run.params.limit_bytes);
+        let watch = UploadWatch::new(run, image_id);
+        let uploads = &run.ctx.uploads;
+        let received = receive_upload(&sink, uploads, run.flow.id, &watch).await?;
         let size_bytes = received.inspection.size_bytes;
         let virtual_size_bytes = if run.params.container_format == "bare" {
             format_check::check(
                 &run.params.disk_format,
                 &received.inspection,
-                &service.options,
+                &run.ctx.options,
             )
             .map_err(|why| TaskError::new(class::FORMAT_MISMATCH, why))?
         } else {
@@ -123,8 +103,8 @@ impl Task<UploadImage> for ReceiveData {
     }
 
     async fn revert(&self, run: &Run<UploadImage>, _: Option<&DataFacts>) -> Result<(), TaskError> {
-        let image = run.ctx.store_image(run.params.image_id);
-        gone_is_done(run.ctx.store.remove(&image).await)
+        let (_, pool) = target(run)?;
+        gone_is_done(pool.engine.remove(&pool.image(run.params.image_id)).await)
     }
 
     async fn record_revert(
@@ -135,45 +115,6 @@ impl Task<UploadImage> for ReceiveData {
     ) -> Result<(), TaskError> {
         Ok(images::abandon_upload(tx, run.params.image_id, run.flow.id).await?)
     }
-}
-
-/// Stops an upload when the worker must stop or the image is gone.
-struct UploadWatch<'a> {
-    run: &'a Run<UploadImage>,
-    asked: Mutex<Instant>,
-}
-
-impl UploadWatch<'_> {
-    fn is_time_to_ask(&self) -> bool {
-        let Ok(mut asked) = self.asked.lock() else {
-            return true;
-        };
-        let due = asked.elapsed() >= ASK_DATABASE_EVERY;
-        if due {
-            *asked = Instant::now();
-        }
-        due
-    }
-}
-
-impl Watch for UploadWatch<'_> {
-    async fn check(&self) -> Result<(), TaskError> {
-        if self.run.is_lost() {
-            return Err(TaskError::interrupted());
-        }
-        let image_id = self.run.params.image_id;
-        if self.is_time_to_ask()
-            && !images::is_uploading(&self.run.ctx.database, image_id, self.run.flow.id).await?
-        {
-            return Err(image_gone(image_id));
-        }
-        Ok(())
-    }
-}
-
-fn image_gone(image_id: Uuid) -> TaskError {
-    let message = format!("Image {image_id} was deleted during the upload");
-    TaskError::new(class::IMAGE_GONE, message)
 }
 
 struct ProtectSnapshot;
@@ -188,23 +129,13 @@ impl Task<UploadImage> for ProtectSnapshot {
     }
 
     async fn execute(&self, run: &Run<UploadImage>) -> Result<(), TaskError> {
-        let snapshot = run.ctx.store_snapshot(run.params.image_id);
-        match run.ctx.store.create_snapshot(&snapshot).await {
-            // An earlier run made it.
-            Ok(()) | Err(storage::Error::Exists(_)) => {}
-            Err(error) => return Err(store_error(error)),
-        }
-        run.ctx
-            .store
-            .protect_snapshot(&snapshot)
-            .await
-            .map_err(store_error)
+        let (_, pool) = target(run)?;
+        data::protect(pool, run.params.image_id).await
     }
 
     async fn revert(&self, run: &Run<UploadImage>, _: Option<&()>) -> Result<(), TaskError> {
-        let snapshot = run.ctx.store_snapshot(run.params.image_id);
-        gone_is_done(run.ctx.store.unprotect_snapshot(&snapshot).await)?;
-        gone_is_done(run.ctx.store.remove_snapshot(&snapshot).await)
+        let (_, pool) = target(run)?;
+        data::unprotect(pool, run.params.image_id).await
     }
 }
 
@@ -233,12 +164,9 @@ impl Task<UploadImage> for Activate {
         if !images::finish_upload(tx, image_id, run.flow.id, &data).await? {
             return Err(image_gone(image_id));
         }
-        let url = location::url(run.ctx.store.fsid(), &run.ctx.store_snapshot(image_id));
-        let location = Location {
-            url,
-            metadata: serde_json::Map::new(),
-        };
-        Ok(locations::insert_first(tx, image_id, &location).await?)
+        let (store, pool) = target(run)?;
+        let location = store.location(pool.url(image_id));
+        Ok(locations::replace_all(tx, image_id, &[location]).await?)
     }
 }
 
@@ -277,6 +205,7 @@ mod tests {
                 container_format: "bare".to_owned(),
                 disk_format: "raw".to_owned(),
                 limit_bytes: 1 << 20,
+                store: None,
             };
             let flow = NewFlow::of::<UploadImage>(&params).unwrap();
             let flow_id = flow.id();
@@ -347,15 +276,13 @@ mod tests {
             );
             assert_eq!(image.checksum.as_deref(), Some(MD5));
             assert_eq!(image.os_hash_value.map(|hash| hash.len()), Some(128));
-            let snapshot = self.world.service.store_snapshot(image.id);
+            let pool = self.world.default_pool();
+            let snapshot = pool.snapshot(image.id);
             let found = locations::of_image(self.database(), image.id)
                 .await
                 .unwrap();
             assert_eq!(found.len(), 1);
-            assert_eq!(
-                found[0].url,
-                location::url(self.world.store.fsid(), &snapshot)
-            );
+            assert_eq!(found[0].url, pool.url(image.id));
             let info = self.world.store.info(&snapshot.image).await.unwrap();
             assert_eq!((info.size_bytes, info.snapshots.len()), (10_000, 1));
             assert!(info.snapshots[0].protected);
@@ -387,10 +314,8 @@ mod tests {
         for created in [false, true] {
             let mut uploading = Uploading::new().await;
             uploading.ticket = None;
-            let spec = uploading
-                .world
-                .service
-                .store_snapshot(uploading.world.image_id);
+            let pool = uploading.world.default_pool();
+            let spec = pool.snapshot(uploading.world.image_id);
             let store = &uploading.world.store;
             if created {
                 // Half of the data, without its end.

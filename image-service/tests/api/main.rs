@@ -6,9 +6,14 @@ mod cache;
 mod data;
 mod disk_snapshots;
 mod images;
+mod imports;
 mod list;
+mod locations;
 mod metadefs;
 mod patch;
+#[path = "../../../tests/harness/permissions.rs"]
+mod permission_rows;
+mod permission_table;
 mod quotas;
 mod sharing;
 mod support;

@@ -60,6 +60,7 @@ pub const SERVICE: &str = "services:service";
 
 pub struct World {
     pub router: Router,
+    pub service: Arc<ImageService>,
     pub store: Arc<MemoryStore>,
     stop: watch::Sender<bool>,
     _folder: TempDir,
@@ -116,6 +117,7 @@ impl World {
         }
         World {
             router: service.router(Arc::new(Tokens)),
+            service,
             store,
             stop,
             _folder: folder,
@@ -198,6 +200,25 @@ impl World {
             serde_json::json!({"disk_format": "raw", "container_format": "bare"}),
         )
         .await
+    }
+
+    pub async fn stage(&self, token: &str, id: &str, data: impl Into<Body>) -> Answer {
+        let request = Self::request(token, Method::PUT, &format!("/v2/images/{id}/stage"));
+        let request = request.header("content-type", "application/octet-stream");
+        self.send(request.body(data.into()).unwrap()).await
+    }
+
+    /// Waits until the image's only task has ended; how it ended.
+    pub async fn wait_for_task(&self, id: &str) -> Value {
+        loop {
+            let answer = self.get(ADMIN, &format!("/v2/images/{id}/tasks")).await;
+            let tasks = answer.expect(200).json()["tasks"].clone();
+            let task = tasks.as_array().and_then(|tasks| tasks.last()).unwrap();
+            if matches!(task["status"].as_str(), Some("success" | "failure")) {
+                return task.clone();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
     }
 
     pub async fn upload(&self, token: &str, id: &str, data: impl Into<Body>) -> Answer {

@@ -56,13 +56,14 @@ pub enum IdentityError {
     Unavailable(String),
 }
 
-/// What becomes of a request without a token.
-pub enum WithoutToken {
-    /// The usual 401.
-    Refuse,
-    /// It is as good as one with this token.
-    ActAs(Secret),
-    Answer(Response),
+/// Who sent a request, before anybody looks at a token.
+pub enum Sender {
+    /// Nobody that is known: the usual 401.
+    Unknown,
+    /// The bearer of this token.
+    Bearer(Secret),
+    /// Somebody who gets this answer at once.
+    Answered(Response),
 }
 
 /// `service_token_roles` and `service_token_roles_required`.
@@ -99,9 +100,9 @@ pub trait Identity: Send + Sync + 'static {
     /// The address in `WWW-Authenticate: Keystone uri="…"`.
     fn auth_uri(&self) -> &str;
 
-    /// What to do with a request that has no token.
-    fn without_token(&self, _request: &Parts) -> WithoutToken {
-        WithoutToken::Refuse
+    /// Whom to take the sender of a request for, which sent this token, or none.
+    fn sender(&self, _request: &Parts, token: Option<Secret>) -> Sender {
+        token.map_or(Sender::Unknown, Sender::Bearer)
     }
 }
 

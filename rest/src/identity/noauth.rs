@@ -1,5 +1,5 @@
-//! Cinder's `noauth`: a token is `user:project`, and everyone is an admin; a client that sends no
-//! token at all is `admin`, in the project of the path if there is one.
+//! Cinder's `noauth`: a token is `user:project`, and everyone is an admin. A client that names no
+//! project works in that of the path, and one that sends no token is `admin`.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use http::header::{CONTENT_TYPE, HOST};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Identity, IdentityError, Named, ServiceTokens, TokenInfo, TokenSource, WithoutToken};
+use super::{Identity, IdentityError, Named, Sender, ServiceTokens, TokenInfo, TokenSource};
 use crate::Secret;
 use crate::project_path::PathProject;
 
@@ -56,17 +56,20 @@ impl Identity for NoAuth {
         &SERVICE_TOKENS
     }
 
-    /// A client of auth 1.1 asks for a token with `X-Auth-User`; others do not know of tokens.
-    fn without_token(&self, request: &Parts) -> WithoutToken {
-        if request.headers.contains_key("x-auth-user") {
-            return match token_to_use(request) {
-                Some(response) => WithoutToken::Answer(response),
-                None => WithoutToken::Refuse,
-            };
+    /// A client of auth 1.1 asks for a token with `X-Auth-User`. Others may not know of tokens,
+    /// or send any word: the project is that of the path then.
+    fn sender(&self, request: &Parts, token: Option<Secret>) -> Sender {
+        if token.is_none() && request.headers.contains_key("x-auth-user") {
+            return token_to_use(request).map_or(Sender::Unknown, Sender::Answered);
         }
+        let user = match &token {
+            Some(token) if token.expose().contains(':') => return Sender::Bearer(token.clone()),
+            Some(token) => token.expose(),
+            None => "admin",
+        };
         let project = request.extensions.get::<PathProject>();
-        let project = project.map_or("admin", |PathProject(project)| project);
-        WithoutToken::ActAs(Secret::new(format!("admin:{project}")))
+        let project = project.map_or(user, |PathProject(project)| project);
+        Sender::Bearer(Secret::new(format!("{user}:{project}")))
     }
 }
 

@@ -1,381 +1,600 @@
-//! The calls that change only the catalogue: images, snapshots, clones, metadata.
+//! Pools, images, snapshots, clones, metadata: all in memory, changed by records of the log only.
+//!
+//! A `plan_…` checks a call and answers the record that does it; [`State::apply`] carries
+//! a record out, at run time and on replay. Data is in the trees ([`super::tree`]).
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
-use super::records::{
-    Disk, Fields, ImageRecord, SnapshotRecord, broken, key, name_key, number_at, prefix_end,
-};
-use super::state::{Dropped, State};
-use super::table::corrupt;
-use super::tree::Root;
+use super::buffer::UNIT_BYTES;
+use super::pages::Stop;
+use super::records::{CatalogueChange, Record};
+use super::tree::{Root, Trees};
 use crate::store::check_name;
 use crate::{Error, ImageInfo, ImageSpec, Result, SnapshotInfo, SnapshotSpec};
 
-/// A key and its value.
-pub(super) type Record = (Vec<u8>, Arc<Vec<u8>>);
+#[derive(Debug)]
+pub(crate) struct Image {
+    /// Empty names: the data of an object.
+    pub(crate) spec: ImageSpec,
+    pub(crate) size_bytes: u64,
+    pub(crate) root: Root,
+    /// Image and snapshot.
+    pub(crate) parent: Option<(u64, u64)>,
+    /// Oldest first: by number.
+    pub(crate) snapshots: BTreeMap<u64, Snapshot>,
+    pub(crate) metadata: BTreeMap<String, String>,
+    /// The size, for handles; and whether there are any.
+    pub(crate) shown_bytes: Arc<AtomicU64>,
+    pub(crate) open: Weak<()>,
+}
 
-impl State {
-    pub(super) fn scan(&self, prefix: &[u8]) -> Result<Vec<Record>> {
-        self.catalogue.range(prefix.to_vec(), prefix_end(prefix))
-    }
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) name: String,
+    pub(crate) size_bytes: u64,
+    pub(crate) root: Root,
+    pub(crate) protected: bool,
+    pub(crate) open: Weak<()>,
+}
 
-    /// The names behind a prefix.
-    pub(super) fn names(&self, prefix: &[u8]) -> Result<Vec<String>> {
-        let name = |key: &[u8]| {
-            let name = key.get(prefix.len()..).map(<[u8]>::to_vec);
-            name.and_then(|name| String::from_utf8(name).ok())
-                .ok_or_else(|| corrupt(format!("key {key:02x?}")))
-        };
-        let found = self.scan(prefix)?;
-        found.iter().map(|(key, _)| name(key)).collect()
-    }
+#[derive(Debug, Default)]
+pub(crate) struct Catalogue {
+    pub(crate) next_id: u64,
+    pub(crate) pools: BTreeSet<String>,
+    pub(crate) names: BTreeMap<(String, String), u64>,
+    /// Objects, by the hidden image with their data.
+    pub(crate) objects: BTreeMap<(String, String), u64>,
+    pub(crate) images: HashMap<u64, Image>,
+    /// Clones of a snapshot.
+    pub(crate) children: BTreeMap<(u64, u64), BTreeSet<u64>>,
+}
 
-    pub(super) fn pool_names(&self) -> Result<Vec<String>> {
-        self.names(b"P")
-    }
-
-    pub(super) fn ensure_pool(&mut self, pool: &str) -> Result<()> {
-        check_name("pool", pool)?;
-        let key = [b"P", pool.as_bytes()].concat();
-        if self.catalogue.get(&key)?.is_none() {
-            self.require_space()?;
-            self.catalogue.set(key, Vec::new());
+impl Image {
+    pub(crate) fn new(spec: ImageSpec, size_bytes: u64) -> Self {
+        Image {
+            spec,
+            size_bytes,
+            root: Root::default(),
+            parent: None,
+            snapshots: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            shown_bytes: Arc::new(AtomicU64::new(size_bytes)),
+            open: Weak::new(),
         }
-        Ok(())
     }
 
-    fn require_pool(&mut self, pool: &str) -> Result<()> {
-        let found = self.catalogue.get(&[b"P", pool.as_bytes()].concat())?;
-        found
-            .map(|_| ())
-            .ok_or_else(|| Error::NotFound(format!("pool {pool}")))
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.spec.image.is_empty()
     }
 
-    pub(super) fn image_names(&mut self, pool: &str) -> Result<Vec<String>> {
-        self.require_pool(pool)?;
-        self.names(&name_key(b'N', pool, ""))
-    }
-
-    pub(super) fn image_id(&mut self, spec: &ImageSpec) -> Result<u64> {
-        let found = self
-            .catalogue
-            .get(&name_key(b'N', &spec.pool, &spec.image))?;
-        let Some(value) = found else {
-            self.require_pool(&spec.pool)?;
-            return Err(Error::NotFound(format!("image {spec}")));
-        };
-        Fields(&value)
-            .u64()
-            .ok_or_else(|| corrupt(format!("the name {spec}")))
-    }
-
-    pub(super) fn image(&mut self, id: u64) -> Result<ImageRecord> {
-        let value = self.catalogue.get(&key(b'I', &[id]))?;
-        value
-            .and_then(|value| ImageRecord::from_bytes(&value))
-            .ok_or_else(|| broken("image", id))
-    }
-
-    fn set_image(&mut self, id: u64, record: &ImageRecord) {
-        self.catalogue.set(key(b'I', &[id]), record.to_bytes());
-    }
-
-    /// `NotFound`: the image was removed.
-    pub(super) fn head(&mut self, id: u64) -> Result<Disk> {
-        let value = self.catalogue.get(&key(b'H', &[id]))?;
-        let value = value.ok_or_else(|| Error::NotFound("the image".into()))?;
-        Disk::from_bytes(&value).ok_or_else(|| broken("head", id))
-    }
-
-    pub(super) fn set_head(&mut self, id: u64, disk: Disk) {
-        self.catalogue.set(key(b'H', &[id]), disk.to_bytes());
-    }
-
-    pub(super) fn snapshots(&self, image: u64) -> Result<Vec<SnapshotRecord>> {
-        let found = self.scan(&key(b'S', &[image]))?;
-        let parse = |(key, value): &Record| {
-            let id = number_at(key, 1)?;
-            SnapshotRecord::from_bytes(id, value).ok_or_else(|| broken("snapshot", id))
-        };
-        found.iter().map(parse).collect()
-    }
-
-    /// The image's id and the snapshot.
-    pub(super) fn snapshot(&mut self, spec: &SnapshotSpec) -> Result<(u64, SnapshotRecord)> {
-        let image = self.image_id(&spec.image)?;
-        let mut snapshots = self.snapshots(image)?.into_iter();
-        let found = snapshots.find(|snapshot| snapshot.name == spec.snapshot);
-        found
-            .map(|snapshot| (image, snapshot))
-            .ok_or_else(|| Error::NotFound(format!("snapshot {spec}")))
-    }
-
-    fn set_snapshot(&mut self, image: u64, record: &SnapshotRecord) {
-        let key = key(b'S', &[image, record.id]);
-        self.catalogue.set(key, record.to_bytes());
-    }
-
-    fn add_image(
-        &mut self,
-        spec: &ImageSpec,
-        disk: Disk,
-        parent: Option<(u64, u64)>,
-    ) -> Result<()> {
-        check_name("image", &spec.image)?;
-        self.require_space()?;
-        self.require_pool(&spec.pool)?;
-        let name = name_key(b'N', &spec.pool, &spec.image);
-        if self.catalogue.get(&name)?.is_some() {
-            return Err(Error::Exists(format!("image {spec}")));
-        }
-        let id = self.new_id();
-        self.catalogue.set(name, id.to_le_bytes().to_vec());
-        let spec = spec.clone();
-        self.set_image(id, &ImageRecord { spec, parent });
-        self.set_head(id, disk);
-        if let Some((image, snapshot)) = parent {
-            let link = key(b'L', &[image, snapshot, id]);
-            self.catalogue.set(link, Vec::new());
-        }
-        Ok(())
-    }
-
-    pub(super) fn create(&mut self, spec: &ImageSpec, size_bytes: u64) -> Result<()> {
-        let root = Root::default();
-        self.add_image(spec, Disk { size_bytes, root }, None)
-    }
-
-    pub(super) fn clone_image(&mut self, parent: &SnapshotSpec, child: &ImageSpec) -> Result<()> {
-        let (image, snapshot) = self.snapshot(parent)?;
-        if !snapshot.protected {
-            let text = format!("snapshot {parent} is not protected");
-            return Err(Error::Invalid(text));
-        }
-        self.share(snapshot.disk.root.node)?;
-        self.add_image(child, snapshot.disk, Some((image, snapshot.id)))
-    }
-
-    pub(super) fn info(&mut self, spec: &ImageSpec) -> Result<ImageInfo> {
-        let id = self.image_id(spec)?;
-        let head = self.head(id)?;
-        let parent = match self.image(id)?.parent {
-            None => None,
-            Some((image, snapshot)) => {
-                let of = self.image(image)?.spec;
-                let mut snapshots = self.snapshots(image)?.into_iter();
-                let found = snapshots.find(|found| found.id == snapshot);
-                let found = found.ok_or_else(|| broken("snapshot", snapshot))?;
-                Some(of.at(found.name))
-            }
-        };
-        let snapshots = self
-            .snapshots(id)?
-            .into_iter()
-            .map(|snapshot| SnapshotInfo {
-                name: snapshot.name,
-                size_bytes: snapshot.disk.size_bytes,
-                protected: snapshot.protected,
-            });
-        Ok(ImageInfo {
-            size_bytes: head.size_bytes,
-            used_bytes: head.root.mapped * super::blocks::BLOCK_BYTES,
-            parent,
-            snapshots: snapshots.collect(),
-        })
-    }
-
-    pub(super) fn remove_image(&mut self, spec: &ImageSpec) -> Result<()> {
-        let id = self.image_id(spec)?;
-        let snapshots = self.snapshots(id)?;
-        if !snapshots.is_empty() {
-            return Err(Error::HasSnapshots {
-                image: spec.clone(),
-                snapshots: snapshots
-                    .into_iter()
-                    .map(|snapshot| snapshot.name)
-                    .collect(),
-            });
-        }
-        if self.heads.get(&id).is_some_and(|head| head.is_open()) {
-            return Err(busy(format!("image {spec}"), Vec::new()));
-        }
-        self.unlink_parent(id)?;
-        let head = self.head(id)?;
-        self.let_go_root(head.root)?;
-        let metadata = self.scan(&key(b'M', &[id]))?;
-        let keys = metadata.into_iter().map(|(key, _)| key);
-        let own = [
-            name_key(b'N', &spec.pool, &spec.image),
-            key(b'I', &[id]),
-            key(b'H', &[id]),
-        ];
-        for key in keys.chain(own) {
-            self.catalogue.put(key, None);
-        }
-        self.heads.remove(&id);
-        Ok(())
-    }
-
-    fn unlink_parent(&mut self, id: u64) -> Result<()> {
-        let mut record = self.image(id)?;
-        if let Some((image, snapshot)) = record.parent.take() {
-            self.catalogue.put(key(b'L', &[image, snapshot, id]), None);
-            self.set_image(id, &record);
-        }
-        Ok(())
-    }
-
-    pub(super) fn flatten(&mut self, spec: &ImageSpec) -> Result<()> {
-        let id = self.image_id(spec)?;
-        self.unlink_parent(id)
-    }
-
-    pub(super) fn rename(&mut self, spec: &ImageSpec, name: &str) -> Result<()> {
-        check_name("image", name)?;
-        let id = self.image_id(spec)?;
-        let new = ImageSpec::new(&spec.pool, name);
-        let new_key = name_key(b'N', &new.pool, &new.image);
-        if self.catalogue.get(&new_key)?.is_some() {
-            return Err(Error::Exists(format!("image {new}")));
-        }
-        let old_key = name_key(b'N', &spec.pool, &spec.image);
-        self.catalogue.put(old_key, None);
-        self.catalogue.set(new_key, id.to_le_bytes().to_vec());
-        let mut record = self.image(id)?;
-        record.spec = new;
-        self.set_image(id, &record);
-        Ok(())
-    }
-
-    pub(super) fn create_snapshot(&mut self, spec: &SnapshotSpec) -> Result<()> {
-        check_name("snapshot", &spec.snapshot)?;
-        self.require_space()?;
-        let image = self.image_id(&spec.image)?;
-        let snapshots = self.snapshots(image)?;
-        if snapshots.iter().any(|found| found.name == spec.snapshot) {
-            return Err(Error::Exists(format!("snapshot {spec}")));
-        }
-        let disk = self.head(image)?;
-        self.share(disk.root.node)?;
-        let record = SnapshotRecord {
-            id: self.new_id(),
-            disk,
-            protected: false,
-            name: spec.snapshot.clone(),
-        };
-        self.set_snapshot(image, &record);
-        Ok(())
-    }
-
-    pub(super) fn children(&mut self, spec: &SnapshotSpec) -> Result<Vec<ImageSpec>> {
-        let (image, snapshot) = self.snapshot(spec)?;
-        let mut children = Vec::new();
-        for (key, _) in self.scan(&key(b'L', &[image, snapshot.id]))? {
-            children.push(self.image(number_at(&key, 2)?)?.spec);
-        }
-        children.sort();
-        Ok(children)
-    }
-
-    pub(super) fn rename_snapshot(&mut self, spec: &SnapshotSpec, name: &str) -> Result<()> {
-        check_name("snapshot", name)?;
-        let (image, mut snapshot) = self.snapshot(spec)?;
-        let new = spec.image.at(name);
-        if self
-            .snapshots(image)?
-            .iter()
-            .any(|found| found.name == name)
-        {
-            return Err(Error::Exists(format!("snapshot {new}")));
-        }
-        snapshot.name = name.to_owned();
-        self.set_snapshot(image, &snapshot);
-        Ok(())
-    }
-
-    pub(super) fn set_protected(&mut self, spec: &SnapshotSpec, protected: bool) -> Result<()> {
-        let (image, mut snapshot) = self.snapshot(spec)?;
-        if !protected {
-            let children = self.children(spec)?;
-            if !children.is_empty() {
-                return Err(busy(format!("snapshot {spec}"), children));
-            }
-        }
-        if snapshot.protected != protected {
-            snapshot.protected = protected;
-            self.set_snapshot(image, &snapshot);
-        }
-        Ok(())
-    }
-
-    pub(super) fn remove_snapshot(&mut self, spec: &SnapshotSpec) -> Result<()> {
-        let (image, snapshot) = self.snapshot(spec)?;
-        let open = self.open_snapshots.get(&(image, snapshot.id));
-        if snapshot.protected || open.is_some_and(|open| open.strong_count() > 0) {
-            let children = self.children(spec)?;
-            return Err(busy(format!("snapshot {spec}"), children));
-        }
-        self.let_go_root(snapshot.disk.root)?;
-        self.catalogue.put(key(b'S', &[image, snapshot.id]), None);
-        self.open_snapshots.remove(&(image, snapshot.id));
-        Ok(())
-    }
-
-    /// Answers the new size.
-    pub(super) fn roll_back(&mut self, spec: &SnapshotSpec) -> Result<u64> {
-        let (image, snapshot) = self.snapshot(spec)?;
-        self.share(snapshot.disk.root.node)?;
-        let head = self.head(image)?;
-        self.let_go_root(head.root)?;
-        self.set_head(image, snapshot.disk);
-        Ok(snapshot.disk.size_bytes)
-    }
-
-    pub(super) fn metadata_key(&mut self, spec: &ImageSpec, name: &str) -> Result<Vec<u8>> {
-        let mut key = key(b'M', &[self.image_id(spec)?]);
-        key.extend(name.as_bytes());
-        Ok(key)
-    }
-
-    pub(super) fn object_key(&mut self, pool: &str, name: &str) -> Result<Vec<u8>> {
-        self.require_pool(pool)?;
-        Ok(name_key(b'O', pool, name))
-    }
-
-    pub(super) fn queue_drop(&mut self, node: u64, level: u8) {
-        let sequence = self.new_id();
-        let mut value = node.to_le_bytes().to_vec();
-        value.push(level);
-        self.catalogue.set(key(b'D', &[sequence]), value);
-        self.call.dropped.push(Dropped {
-            sequence,
-            node,
-            level,
-        });
-    }
-
-    /// Takes one dropped node apart.
-    pub(super) fn finish_drop(&mut self, dropped: Dropped) -> Result<()> {
-        self.catalogue.put(key(b'D', &[dropped.sequence]), None);
-        self.free_node(dropped.node, dropped.level)
-    }
-
-    pub(super) fn load_drops(&self) -> Result<Vec<Dropped>> {
-        let parse = |(key, value): &Record| {
-            let sequence = number_at(key, 0)?;
-            let mut fields = Fields(value);
-            let node = fields.u64().zip(fields.u8());
-            let (node, level) = node.ok_or_else(|| broken("dropped node", sequence))?;
-            Ok(Dropped {
-                sequence,
-                node,
-                level,
-            })
-        };
-        self.scan(b"D")?.iter().map(parse).collect()
+    fn set_size(&mut self, size_bytes: u64) {
+        self.size_bytes = size_bytes;
+        self.shown_bytes.store(size_bytes, Ordering::Release);
     }
 }
 
 fn busy(what: String, children: Vec<ImageSpec>) -> Error {
     Error::Busy { what, children }
+}
+
+fn no_snapshot(spec: &SnapshotSpec) -> Error {
+    Error::NotFound(format!("snapshot {spec}"))
+}
+
+fn blocks(size_bytes: u64) -> u64 {
+    size_bytes.div_ceil(UNIT_BYTES as u64)
+}
+
+impl Catalogue {
+    pub(crate) fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    pub(crate) fn require_pool(&self, pool: &str) -> Result<()> {
+        match self.pools.contains(pool) {
+            true => Ok(()),
+            false => Err(Error::NotFound(format!("pool {pool}"))),
+        }
+    }
+
+    /// Names of the second part, of images or objects.
+    pub(crate) fn names_in(map: &BTreeMap<(String, String), u64>, pool: &str) -> Vec<String> {
+        let from = (pool.to_owned(), String::new());
+        let names = map.range(from..).take_while(|((of, _), _)| of == pool);
+        names.map(|((_, name), _)| name.clone()).collect()
+    }
+
+    pub(crate) fn id(&self, spec: &ImageSpec) -> Result<u64> {
+        let key = (spec.pool.clone(), spec.image.clone());
+        match self.names.get(&key) {
+            Some(id) => Ok(*id),
+            None => {
+                self.require_pool(&spec.pool)?;
+                Err(Error::NotFound(format!("image {spec}")))
+            }
+        }
+    }
+
+    pub(crate) fn image(&self, id: u64) -> Result<&Image> {
+        let image = self.images.get(&id);
+        image.ok_or_else(|| Error::NotFound("the image".into()))
+    }
+
+    pub(crate) fn named(&self, spec: &ImageSpec) -> Result<&Image> {
+        self.image(self.id(spec)?)
+    }
+
+    /// The snapshot, with its image's number and its own.
+    pub(crate) fn snapshot(&self, spec: &SnapshotSpec) -> Result<(u64, u64, &Snapshot)> {
+        let id = self.id(&spec.image)?;
+        let mut snapshots = self.image(id)?.snapshots.iter();
+        let found = snapshots.find(|(_, snapshot)| snapshot.name == spec.snapshot);
+        let (number, snapshot) = found.ok_or_else(|| no_snapshot(spec))?;
+        Ok((id, *number, snapshot))
+    }
+
+    /// The map and size of a head or a snapshot.
+    pub(crate) fn tree(&self, id: u64, snapshot: Option<u64>) -> Result<(Root, u64)> {
+        let image = self.image(id)?;
+        match snapshot {
+            None => Ok((image.root, image.size_bytes)),
+            Some(number) => {
+                let found = image.snapshots.get(&number);
+                let found = found.ok_or_else(|| Error::NotFound("the snapshot".into()))?;
+                Ok((found.root, found.size_bytes))
+            }
+        }
+    }
+
+    pub(crate) fn shown_name(&self, id: u64, snapshot: Option<u64>) -> String {
+        let Some(image) = self.images.get(&id) else {
+            return format!("image number {id}");
+        };
+        if image.is_hidden() {
+            let mut objects = self.objects.iter();
+            let found = objects.find(|(_, of)| **of == id);
+            return found.map_or_else(
+                || "an object".into(),
+                |((pool, name), _)| format!("object {pool}/{name}"),
+            );
+        }
+        match snapshot.and_then(|number| image.snapshots.get(&number)) {
+            Some(found) => image.spec.at(&found.name).to_string(),
+            None => image.spec.to_string(),
+        }
+    }
+
+    pub(crate) fn info(&self, spec: &ImageSpec) -> Result<ImageInfo> {
+        let image = self.named(spec)?;
+        let parent = image.parent.and_then(|(id, number)| {
+            let of = self.images.get(&id)?;
+            let snapshot = of.snapshots.get(&number)?;
+            Some(of.spec.at(&snapshot.name))
+        });
+        let snapshots = image.snapshots.values().map(|snapshot| SnapshotInfo {
+            name: snapshot.name.clone(),
+            size_bytes: snapshot.size_bytes,
+            protected: snapshot.protected,
+        });
+        Ok(ImageInfo {
+            size_bytes: image.size_bytes,
+            used_bytes: image.root.mapped * UNIT_BYTES as u64,
+            parent,
+            snapshots: snapshots.collect(),
+        })
+    }
+
+    pub(crate) fn clones(&self, id: u64, snapshot: u64) -> Vec<ImageSpec> {
+        let clones = self.children.get(&(id, snapshot)).into_iter().flatten();
+        let clones = clones.filter_map(|id| self.images.get(id));
+        let mut clones: Vec<ImageSpec> = clones.map(|image| image.spec.clone()).collect();
+        clones.sort();
+        clones
+    }
+
+    fn require_free_name(&self, spec: &ImageSpec) -> Result<()> {
+        check_name("image", &spec.image)?;
+        self.require_pool(&spec.pool)?;
+        match self.id(spec) {
+            Ok(_) => Err(Error::Exists(format!("image {spec}"))),
+            Err(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn plan_create(
+        &mut self,
+        spec: &ImageSpec,
+        size_bytes: u64,
+    ) -> Result<CatalogueChange> {
+        self.require_free_name(spec)?;
+        Ok(CatalogueChange::CreateImage {
+            id: self.new_id(),
+            spec: spec.clone(),
+            size_bytes,
+        })
+    }
+
+    pub(crate) fn plan_remove(&self, spec: &ImageSpec) -> Result<CatalogueChange> {
+        let id = self.id(spec)?;
+        let image = self.image(id)?;
+        if !image.snapshots.is_empty() {
+            let names = image
+                .snapshots
+                .values()
+                .map(|snapshot| snapshot.name.clone());
+            return Err(Error::HasSnapshots {
+                image: spec.clone(),
+                snapshots: names.collect(),
+            });
+        }
+        if image.open.strong_count() > 0 {
+            return Err(busy(format!("image {spec}"), Vec::new()));
+        }
+        Ok(CatalogueChange::RemoveImage { id })
+    }
+
+    pub(crate) fn plan_rename(&self, spec: &ImageSpec, name: &str) -> Result<CatalogueChange> {
+        check_name("image", name)?;
+        let id = self.id(spec)?;
+        self.require_free_name(&ImageSpec::new(&spec.pool, name))?;
+        let name = name.to_owned();
+        Ok(CatalogueChange::Rename { id, name })
+    }
+
+    pub(crate) fn plan_snapshot(&mut self, spec: &SnapshotSpec) -> Result<CatalogueChange> {
+        check_name("snapshot", &spec.snapshot)?;
+        let id = self.id(&spec.image)?;
+        if self.snapshot(spec).is_ok() {
+            return Err(Error::Exists(format!("snapshot {spec}")));
+        }
+        Ok(CatalogueChange::CreateSnapshot {
+            id,
+            snapshot: self.new_id(),
+            name: spec.snapshot.clone(),
+        })
+    }
+
+    pub(crate) fn plan_rename_snapshot(
+        &self,
+        spec: &SnapshotSpec,
+        name: &str,
+    ) -> Result<CatalogueChange> {
+        check_name("snapshot", name)?;
+        let (id, snapshot, _) = self.snapshot(spec)?;
+        let new = spec.image.at(name);
+        if self.snapshot(&new).is_ok() {
+            return Err(Error::Exists(format!("snapshot {new}")));
+        }
+        Ok(CatalogueChange::RenameSnapshot {
+            id,
+            snapshot,
+            name: name.to_owned(),
+        })
+    }
+
+    pub(crate) fn plan_protect(
+        &self,
+        spec: &SnapshotSpec,
+        protected: bool,
+    ) -> Result<Option<CatalogueChange>> {
+        let (id, snapshot, found) = self.snapshot(spec)?;
+        let children = self.clones(id, snapshot);
+        if !protected && !children.is_empty() {
+            return Err(busy(format!("snapshot {spec}"), children));
+        }
+        let change = CatalogueChange::Protect {
+            id,
+            snapshot,
+            protected,
+        };
+        Ok((found.protected != protected).then_some(change))
+    }
+
+    pub(crate) fn plan_remove_snapshot(&self, spec: &SnapshotSpec) -> Result<CatalogueChange> {
+        let (id, snapshot, found) = self.snapshot(spec)?;
+        if found.protected || found.open.strong_count() > 0 {
+            let children = self.clones(id, snapshot);
+            return Err(busy(format!("snapshot {spec}"), children));
+        }
+        Ok(CatalogueChange::RemoveSnapshot { id, snapshot })
+    }
+
+    pub(crate) fn plan_clone(
+        &mut self,
+        parent: &SnapshotSpec,
+        child: &ImageSpec,
+    ) -> Result<CatalogueChange> {
+        let (of, snapshot, found) = self.snapshot(parent)?;
+        if !found.protected {
+            let text = format!("snapshot {parent} is not protected");
+            return Err(Error::Invalid(text));
+        }
+        self.require_free_name(child)?;
+        Ok(CatalogueChange::Clone {
+            id: self.new_id(),
+            spec: child.clone(),
+            parent: of,
+            snapshot,
+        })
+    }
+
+    /// The maps that a diff compares, and the size of the newer.
+    pub(crate) fn change(
+        &self,
+        spec: &ImageSpec,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<(u64, Option<u64>, Option<u64>)> {
+        let id = self.id(spec)?;
+        let find = |name: &str| self.snapshot(&spec.at(name)).map(|(_, number, _)| number);
+        let older = from.map(find).transpose()?;
+        let newer = to.map(find).transpose()?;
+        if let (Some(older), Some(newer)) = (older, newer)
+            && older >= newer
+        {
+            let [from, to] = [from, to].map(Option::unwrap_or_default);
+            let text = format!("snapshot {from} is not older than {to}");
+            return Err(Error::Invalid(text));
+        }
+        Ok((id, older, newer))
+    }
+
+    /// Hidden images that no object has: a crash cut their making off.
+    pub(crate) fn orphans(&self) -> Vec<u64> {
+        let owned: BTreeSet<u64> = self.objects.values().copied().collect();
+        let hidden = self.images.iter().filter(|(_, image)| image.is_hidden());
+        let hidden = hidden.map(|(id, _)| *id);
+        hidden.filter(|id| !owned.contains(id)).collect()
+    }
+}
+
+/// Everything that the log changes.
+pub(crate) struct State {
+    pub(crate) catalogue: Catalogue,
+    pub(crate) trees: Trees,
+}
+
+impl State {
+    /// Carries a record out. Nothing has changed when it answers an error. A record about what
+    /// is not there any more changes nothing.
+    pub(crate) fn apply(&mut self, record: &Record) -> Result<(), Stop> {
+        match record {
+            Record::Data {
+                image,
+                block,
+                unit,
+                crcs,
+            } => {
+                let found = self.catalogue.images.get_mut(image);
+                let size = found.as_ref().map_or(0, |found| blocks(found.size_bytes));
+                // The image may have been cut down while this was on its way.
+                let most = size.saturating_sub(*block).min(crcs.len() as u64);
+                let (mapped, rest) = crcs.split_at(most as usize);
+                if let Some(found) = found.filter(|_| most > 0) {
+                    self.trees.map(&mut found.root, *block, *unit, mapped)?;
+                }
+                let rest = unit + most..unit + most + rest.len() as u64;
+                rest.for_each(|unit| self.trees.space.set_aside(unit));
+                Ok(())
+            }
+            Record::Zero {
+                image,
+                block,
+                count,
+            } => match self.catalogue.images.get_mut(image) {
+                None => Ok(()),
+                Some(found) => {
+                    self.trees
+                        .unmap(&mut found.root, *block, block.saturating_add(*count))
+                }
+            },
+            Record::Change(change) => self.apply_change(change),
+        }
+    }
+
+    fn add(&mut self, id: u64, image: Image) {
+        let catalogue = &mut self.catalogue;
+        catalogue.next_id = catalogue.next_id.max(id);
+        if !image.is_hidden() {
+            let name = (image.spec.pool.clone(), image.spec.image.clone());
+            catalogue.names.insert(name, id);
+        }
+        catalogue.images.insert(id, image);
+    }
+
+    fn remove(&mut self, id: u64) {
+        self.unlink(id);
+        let Some(image) = self.catalogue.images.remove(&id) else {
+            return;
+        };
+        if !image.is_hidden() {
+            let name = (image.spec.pool, image.spec.image);
+            self.catalogue.names.remove(&name);
+        }
+        self.trees.let_go(&image.root);
+        for snapshot in image.snapshots.values() {
+            self.trees.let_go(&snapshot.root);
+        }
+    }
+
+    fn unlink(&mut self, id: u64) {
+        let image = self.catalogue.images.get_mut(&id);
+        let Some(parent) = image.and_then(|image| image.parent.take()) else {
+            return;
+        };
+        if let Some(children) = self.catalogue.children.get_mut(&parent) {
+            children.remove(&id);
+            if children.is_empty() {
+                self.catalogue.children.remove(&parent);
+            }
+        }
+    }
+
+    fn apply_change(&mut self, change: &CatalogueChange) -> Result<(), Stop> {
+        use CatalogueChange as C;
+        match change {
+            C::CreatePool { pool } => {
+                self.catalogue.pools.insert(pool.clone());
+            }
+            C::CreateImage {
+                id,
+                spec,
+                size_bytes,
+            } => self.add(*id, Image::new(spec.clone(), *size_bytes)),
+            C::CreateHidden { id, size_bytes } => {
+                self.add(*id, Image::new(ImageSpec::new("", ""), *size_bytes));
+            }
+            C::RemoveImage { id } => self.remove(*id),
+            C::Rename { id, name } => {
+                if let Some(image) = self.catalogue.images.get_mut(id) {
+                    let (pool, old) = (image.spec.pool.clone(), image.spec.image.clone());
+                    image.spec.image.clone_from(name);
+                    self.catalogue.names.remove(&(pool.clone(), old));
+                    self.catalogue.names.insert((pool, name.clone()), *id);
+                }
+            }
+            C::Resize { id, size_bytes } => {
+                if let Some(image) = self.catalogue.images.get_mut(id) {
+                    let end = blocks(*size_bytes);
+                    self.trees.unmap(&mut image.root, end, u64::MAX >> 12)?;
+                    image.set_size(*size_bytes);
+                }
+            }
+            C::CreateSnapshot { id, snapshot, name } => self.snapshot(*id, *snapshot, name),
+            C::Protect {
+                id,
+                snapshot,
+                protected,
+            } => {
+                let image = self.catalogue.images.get_mut(id);
+                if let Some(found) = image.and_then(|image| image.snapshots.get_mut(snapshot)) {
+                    found.protected = *protected;
+                }
+            }
+            C::RemoveSnapshot { id, snapshot } => {
+                let image = self.catalogue.images.get_mut(id);
+                if let Some(found) = image.and_then(|image| image.snapshots.remove(snapshot)) {
+                    self.trees.let_go(&found.root);
+                }
+            }
+            C::RenameSnapshot { id, snapshot, name } => {
+                let image = self.catalogue.images.get_mut(id);
+                if let Some(found) = image.and_then(|image| image.snapshots.get_mut(snapshot)) {
+                    found.name.clone_from(name);
+                }
+            }
+            C::RollBack { id, snapshot } => self.roll_back(*id, *snapshot),
+            C::Clone {
+                id,
+                spec,
+                parent,
+                snapshot,
+            } => self.clone_image(*id, spec, (*parent, *snapshot)),
+            C::Flatten { id } => self.unlink(*id),
+            C::SetMetadata { id, key, value } => {
+                if let Some(image) = self.catalogue.images.get_mut(id) {
+                    image.metadata.insert(key.clone(), value.clone());
+                }
+            }
+            C::RemoveMetadata { id, key } => {
+                if let Some(image) = self.catalogue.images.get_mut(id) {
+                    image.metadata.remove(key);
+                }
+            }
+            C::PutObject { id, pool, name } => {
+                let name = (pool.clone(), name.clone());
+                if let Some(old) = self.catalogue.objects.insert(name, *id) {
+                    self.remove(old);
+                }
+            }
+            C::RemoveObject { pool, name } => {
+                let name = (pool.clone(), name.clone());
+                if let Some(old) = self.catalogue.objects.remove(&name) {
+                    self.remove(old);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, id: u64, number: u64, name: &str) {
+        self.catalogue.next_id = self.catalogue.next_id.max(number);
+        let Some(image) = self.catalogue.images.get_mut(&id) else {
+            return;
+        };
+        self.trees.share(&image.root);
+        let snapshot = Snapshot {
+            name: name.to_owned(),
+            size_bytes: image.size_bytes,
+            root: image.root,
+            protected: false,
+            open: Weak::new(),
+        };
+        image.snapshots.insert(number, snapshot);
+    }
+
+    fn roll_back(&mut self, id: u64, number: u64) {
+        let Some(image) = self.catalogue.images.get_mut(&id) else {
+            return;
+        };
+        let Some(snapshot) = image.snapshots.get(&number) else {
+            return;
+        };
+        let (root, size_bytes) = (snapshot.root, snapshot.size_bytes);
+        self.trees.share(&root);
+        self.trees.let_go(&image.root);
+        image.root = root;
+        image.set_size(size_bytes);
+    }
+
+    fn clone_image(&mut self, id: u64, spec: &ImageSpec, parent: (u64, u64)) {
+        let Ok((root, size_bytes)) = self.catalogue.tree(parent.0, Some(parent.1)) else {
+            return;
+        };
+        self.trees.share(&root);
+        let mut image = Image::new(spec.clone(), size_bytes);
+        (image.root, image.parent) = (root, Some(parent));
+        self.add(id, image);
+        self.catalogue
+            .children
+            .entry(parent)
+            .or_default()
+            .insert(id);
+    }
+
+    /// What must be in memory before a record can be carried out.
+    pub(crate) fn ready(&mut self, record: &Record) -> Result<(), Stop> {
+        let (image, first, end) = match record {
+            Record::Data {
+                image, block, crcs, ..
+            } => {
+                let Some(found) = self.catalogue.images.get(image) else {
+                    return Ok(());
+                };
+                let root = found.root;
+                return self
+                    .trees
+                    .ready_all(&root, *block, block + crcs.len() as u64);
+            }
+            Record::Zero {
+                image,
+                block,
+                count,
+            } => (image, *block, block.saturating_add(*count)),
+            Record::Change(CatalogueChange::Resize { id, size_bytes }) => {
+                (id, blocks(*size_bytes), u64::MAX >> 12)
+            }
+            Record::Change(_) => return Ok(()),
+        };
+        match self.catalogue.images.get(image) {
+            Some(found) if first < end => {
+                let root = found.root;
+                self.trees.ready(&root, first, end)
+            }
+            _ => Ok(()),
+        }
+    }
 }

@@ -1,15 +1,19 @@
-//! The consistency check: walks everything and compares all counts with what is really there.
+//! The check: walks everything from the superblock down, reads it from the disk, and compares
+//! all checksums and counts with what is really there.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use super::blocks::{BLOCK_BYTES, Run};
-use super::engine::Engine;
-use super::open::EmbeddedStore;
-use super::records::{Disk, ImageRecord, SnapshotRecord, key};
-use super::space::{CHUNK_GROUPS, ChunkUse, GROUP_BLOCKS, Group};
-use super::state::State;
+use super::buffer::{UNIT_BYTES, crc};
+use super::disk::{Done, FileId};
+use super::format::node::Node;
+use super::format::superblock::{COPIES, Found, Superblock};
+use super::format::{CHUNK_UNITS, SPACE_MAP_UNITS, Unit};
+use super::pages::{Missing, is_unsaved};
+use super::reading::{WRONG, describe, parse_page};
+use super::shard::{Shard, place};
+use super::space::MapUnit;
 use super::tree::Root;
 use crate::Result;
 
@@ -21,262 +25,409 @@ const MOST_ERRORS: usize = 1000;
 pub struct CheckReport {
     pub images: u64,
     pub snapshots: u64,
-    /// Nodes of trees, a shared one once.
+    /// Pages of trees, a shared one once.
     pub nodes: u64,
-    /// Bytes of blocks that trees map, a shared one once.
+    /// Bytes of data that trees map, a shared one once.
     pub used_bytes: u64,
     pub error_count: u64,
     /// The first errors, one line each. Empty: the store is sound.
     pub errors: Vec<String>,
 }
 
-impl EmbeddedStore {
-    /// Compares all reference counts, counters and links with what a walk over the whole store
-    /// finds; with `data` also reads every block. Other calls wait meanwhile. Needs about 1 MiB
-    /// of memory per 10 GiB of data.
-    pub async fn check(&self, data: bool) -> Result<CheckReport> {
-        self.check_watched(data, Arc::default()).await
-    }
-
-    /// [`EmbeddedStore::check`] that counts in `checked_bytes` how far it is, up to
-    /// [`Capacity::used_bytes`](crate::Capacity::used_bytes).
-    pub async fn check_watched(
-        &self,
-        data: bool,
-        checked_bytes: Arc<AtomicU64>,
-    ) -> Result<CheckReport> {
-        let check = move |engine: &Engine| {
-            let mut state = engine.state()?;
-            let mut walk = Walk {
-                data: data.then_some(engine),
-                checked_bytes,
-                ..Walk::default()
-            };
-            state.check_images(&mut walk)?;
-            state.check_nodes(&mut walk)?;
-            state.check_blocks(&mut walk)?;
-            Ok(walk.report)
-        };
-        self.engine.blocking(check).await
-    }
+/// How a check goes about it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CheckOptions {
+    /// Reads all data too.
+    pub data: bool,
+    /// Reads no more than this in a second.
+    pub most_bytes_per_second: Option<u64>,
 }
 
-#[derive(Default)]
 struct Walk<'a> {
+    shard: &'a mut Shard,
+    options: CheckOptions,
+    progress: &'a AtomicU64,
     report: CheckReport,
-    data: Option<&'a Engine>,
-    /// For whoever watches; the count itself is in the report.
-    checked_bytes: Arc<AtomicU64>,
-    /// Slots, roots and drops that point to each node; the blocks mapped below it.
-    nodes: HashMap<u64, (u32, u64)>,
-    groups: HashMap<u64, Group>,
+    /// References found to each unit, up to 255; the rest.
+    found: Vec<u8>,
+    more: HashMap<Unit, u32>,
+    /// Pages seen: references to unsaved ones, and blocks mapped below.
+    unsaved: HashMap<u64, u32>,
+    mapped: HashMap<u64, u64>,
+    name: String,
+    began: Instant,
+    read_bytes: u64,
+}
+
+impl Shard {
+    /// Blocks, and all requests with it. Needs a byte of memory for each 4 KiB of the store.
+    pub(crate) fn check(
+        &mut self,
+        options: CheckOptions,
+        progress: &AtomicU64,
+    ) -> Result<CheckReport> {
+        self.finish()?;
+        let total = self.state.trees.space.total() as usize;
+        let mut walk = Walk {
+            shard: self,
+            options,
+            progress,
+            report: CheckReport::default(),
+            found: vec![0; total],
+            more: HashMap::new(),
+            unsaved: HashMap::new(),
+            mapped: HashMap::new(),
+            name: String::new(),
+            began: Instant::now(),
+            read_bytes: 0,
+        };
+        walk.superblocks();
+        walk.maps();
+        walk.images();
+        walk.catalogue();
+        walk.counts();
+        Ok(walk.report)
+    }
 }
 
 impl Walk<'_> {
-    fn error(&mut self, text: impl FnOnce() -> String) {
+    fn error(&mut self, text: impl Into<String>) {
         self.report.error_count += 1;
         if self.report.errors.len() < MOST_ERRORS {
-            self.report.errors.push(text());
+            self.report.errors.push(text.into());
         }
     }
 
     fn expect(&mut self, holds: bool, text: impl FnOnce() -> String) {
         if !holds {
-            self.error(text);
+            self.error(text());
         }
     }
 
-    fn count_block(&mut self, block: u64) {
-        let group = self
-            .groups
-            .entry(block / GROUP_BLOCKS)
-            .or_insert_with(Group::empty);
-        let count = group.count(block % GROUP_BLOCKS);
-        group.set(block % GROUP_BLOCKS, count.saturating_add(1));
-        self.report.used_bytes += if count == 0 { BLOCK_BYTES } else { 0 };
-        self.checked_bytes
-            .store(self.report.used_bytes, Ordering::Relaxed);
+    fn read(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        length: usize,
+    ) -> std::io::Result<bytes::BytesMut> {
+        self.read_bytes += length as u64;
+        if let Some(most) = self.options.most_bytes_per_second {
+            let due = Duration::from_secs_f64(self.read_bytes as f64 / most.max(1) as f64);
+            std::thread::sleep(due.saturating_sub(self.began.elapsed()));
+        }
+        self.shard.disk.read_now(file, offset, length)
     }
 
-    fn read(&mut self, block: u64, crc: u32) {
-        let mut data = vec![0; BLOCK_BYTES as usize];
-        let run = Run {
-            start: block,
-            count: 1,
+    /// Both copies of the slot in use, and the state that they point to.
+    fn superblocks(&mut self) {
+        let length = COPIES as usize * UNIT_BYTES;
+        let bytes = match self.read(FileId::Superblock, 0, length) {
+            Ok(bytes) => bytes,
+            Err(error) => return self.error(format!("superblock: {error}")),
         };
-        let sound = match self.data.map(|engine| engine.files.read(run, &mut data)) {
-            None => true,
-            Some(read) => read.is_ok() && crc_fast::crc32_iscsi(&data) == crc,
-        };
-        self.expect(sound, || format!("block {block} is damaged"));
+        let number = self.shard.checkpoint.number;
+        let copies = bytes.chunks(UNIT_BYTES).enumerate();
+        // The other slot is not in use.
+        for (copy, bytes) in copies.filter(|(copy, _)| *copy as u64 / 2 == number & 1) {
+            match Superblock::from_bytes(bytes) {
+                Found::Sound(found) if found.checkpoint == number => self.state_file(&found),
+                _ => self.error(format!("superblock at byte {}: {WRONG}", copy * UNIT_BYTES)),
+            }
+        }
     }
-}
 
-impl State {
-    fn check_images(&mut self, walk: &mut Walk<'_>) -> Result<()> {
-        let records = self.scan(b"I")?;
-        walk.report.images = records.len() as u64;
-        let (names, heads) = (self.scan(b"N")?.len(), self.scan(b"H")?.len());
-        walk.expect(names == records.len() && heads == records.len(), || {
-            format!("{} images, {names} names, {heads} heads", records.len())
-        });
-        let mut links = BTreeSet::new();
-        let mut snapshot_keys = 0;
-        for (image_key, value) in records {
-            let id = image_key.get(1..9).and_then(|id| id.try_into().ok());
-            let id = id.map_or(0, u64::from_be_bytes);
-            let Some(record) = ImageRecord::from_bytes(&value) else {
-                walk.error(|| format!("the record of image {id}"));
+    fn state_file(&mut self, superblock: &Superblock) {
+        let file = FileId::Checkpoint(superblock.slot());
+        let length = superblock.state_bytes as usize;
+        let sound = match self.read(file, 0, length.next_multiple_of(UNIT_BYTES)) {
+            Ok(bytes) => bytes.get(..length).map(crc) == Some(superblock.state_crc),
+            Err(_) => false,
+        };
+        self.expect(sound, || format!("{}: {WRONG}", file.name()));
+    }
+
+    fn maps(&mut self) {
+        for index in 0..self.shard.state.trees.space.maps.len() {
+            let map = self.shard.state.trees.space.maps[index];
+            if map.slot == MapUnit::NEVER {
+                continue;
+            }
+            let unit = MapUnit::place(index, map.slot);
+            let (file, offset) = place(unit);
+            let sound = match self.read(file, offset, UNIT_BYTES) {
+                Ok(bytes) => crc(&bytes) == map.crc,
+                Err(_) => false,
+            };
+            self.expect(sound, || describe(unit, "the space map is damaged"));
+        }
+    }
+
+    fn images(&mut self) {
+        let images = &self.shard.state.catalogue.images;
+        let mut ids: Vec<u64> = images.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let Some(image) = self.shard.state.catalogue.images.get(&id) else {
                 continue;
             };
-            let named = self.image_id(&record.spec);
-            walk.expect(matches!(named, Ok(found) if found == id), || {
-                format!("the name {} does not lead to its image", record.spec)
-            });
-            if let Some((parent, snapshot)) = record.parent {
-                links.insert(key(b'L', &[parent, snapshot, id]));
-                let known = self.snapshots(parent)?;
-                let known = known
-                    .iter()
-                    .any(|found| found.id == snapshot && found.protected);
-                walk.expect(known, || {
-                    format!("the parent of {} is missing", record.spec)
-                });
+            let roots: Vec<(Option<u64>, Root)> = image
+                .snapshots
+                .iter()
+                .map(|(number, snapshot)| (Some(*number), snapshot.root))
+                .chain([(None, image.root)])
+                .collect();
+            if !image.is_hidden() {
+                self.report.images += 1;
+                self.report.snapshots += roots.len() as u64 - 1;
             }
-            let head = self.head(id);
-            match head {
-                Ok(disk) => self.check_disk(disk, walk),
-                Err(error) => walk.error(|| format!("{}: {error}", record.spec)),
-            }
-            for snapshot in self.snapshots(id)? {
-                snapshot_keys += 1;
-                self.check_disk(snapshot.disk, walk);
+            for (snapshot, root) in roots {
+                self.name = self.shard.state.catalogue.shown_name(id, snapshot);
+                self.root(&root);
             }
         }
-        walk.report.snapshots = snapshot_keys;
-        let snapshots = self.scan(b"S")?;
-        walk.expect(snapshots.len() as u64 == snapshot_keys, || {
-            "snapshots without image".into()
-        });
-        let broken = |value: &Arc<Vec<u8>>| SnapshotRecord::from_bytes(0, value).is_none();
-        walk.expect(!snapshots.iter().any(|(_, value)| broken(value)), || {
-            "the record of a snapshot".into()
-        });
-        let found: BTreeSet<Vec<u8>> = self.scan(b"L")?.into_iter().map(|(key, _)| key).collect();
-        walk.expect(found == links, || {
-            format!("{} links to parents, not {}", found.len(), links.len())
-        });
-        for (metadata, _) in self.scan(b"M")? {
-            let owner = [b"I", metadata.get(1..9).unwrap_or_default()].concat();
-            let known = self.catalogue.get(&owner)?.is_some();
-            walk.expect(known, || format!("metadata {metadata:02x?} without image"));
-        }
-        for dropped in self.load_drops()? {
-            self.visit(dropped.node, dropped.level, walk);
-        }
-        Ok(())
-    }
-
-    fn check_disk(&mut self, disk: Disk, walk: &mut Walk<'_>) {
-        let Root {
-            node,
-            height,
-            mapped,
-        } = disk.root;
-        let below = match height.checked_sub(1) {
-            Some(level) if node != 0 => self.visit(node, level, walk),
-            _ => 0,
-        };
-        walk.expect(below == mapped, || {
-            format!("the tree of node {node} maps {below} blocks, not {mapped}")
-        });
-    }
-
-    /// Counts one more pointer to a node; answers the blocks mapped below it.
-    fn visit(&mut self, id: u64, level: u8, walk: &mut Walk<'_>) -> u64 {
-        if let Some((references, mapped)) = walk.nodes.get_mut(&id) {
-            *references += 1;
-            return *mapped;
-        }
-        let node = match self.node(id, level) {
-            Ok(node) => node,
-            Err(error) => {
-                walk.error(|| error.to_string());
-                return 0;
-            }
-        };
-        let mapped = node.mapped();
-        walk.nodes.insert(id, (1, mapped));
-        for (_, below, value) in node.slots() {
-            let Some(level) = level.checked_sub(1) else {
-                walk.count_block(below);
-                walk.read(below, value as u32);
-                continue;
+        self.name = "what was removed".into();
+        for dropped in self.shard.state.trees.drops.clone() {
+            let page = Missing {
+                unit: dropped.page,
+                crc: dropped.crc,
+                level: dropped.level,
             };
-            let found = self.visit(below, level, walk);
-            walk.expect(found == value, || {
-                format!("node {below} maps {found} blocks, not {value}")
-            });
+            self.page(page, 0);
         }
+    }
+
+    fn root(&mut self, root: &Root) {
+        if root.page == 0 {
+            let name = self.name.clone();
+            self.expect(root.mapped == 0, || {
+                format!("{name} maps blocks without a tree")
+            });
+            return;
+        }
+        let mapped = self.page(root.top(), 0);
+        let name = self.name.clone();
+        self.expect(mapped == root.mapped, || {
+            format!("{name} maps {mapped} blocks, not {}", root.mapped)
+        });
+    }
+
+    /// One more reference. True: it is the first.
+    fn count(&mut self, unit: Unit) -> bool {
+        match self.found.get_mut(unit as usize) {
+            None => {
+                self.error(format!("{}: unit {unit} is beyond the files", self.name));
+                false
+            }
+            Some(255) => {
+                *self.more.entry(unit).or_default() += 1;
+                false
+            }
+            Some(count) => {
+                *count += 1;
+                *count == 1
+            }
+        }
+    }
+
+    /// Counts one more reference to a page; answers the blocks mapped below it.
+    fn page(&mut self, page: Missing, base: u64) -> u64 {
+        let first = match is_unsaved(page.unit) {
+            true => {
+                let count = self.unsaved.entry(page.unit).or_default();
+                *count += 1;
+                *count == 1
+            }
+            false => self.count(page.unit),
+        };
+        if !first {
+            return self.mapped.get(&page.unit).copied().unwrap_or(0);
+        }
+        self.report.nodes += 1;
+        let mapped = match self.node(page) {
+            Ok(node) => self.below(&node, page.level, base),
+            Err(why) => {
+                let text = format!("{}: {}", self.name, describe(page.unit, &why));
+                self.error(text);
+                0
+            }
+        };
+        self.mapped.insert(page.unit, mapped);
         mapped
     }
 
-    fn check_nodes(&mut self, walk: &mut Walk<'_>) -> Result<()> {
-        let stored = self.nodes.keys()?;
-        walk.report.nodes = stored.len() as u64;
-        for id in stored {
-            let known = walk.nodes.contains_key(&id);
-            walk.expect(known, || format!("nothing points to node {id}"));
+    fn node(&mut self, page: Missing) -> Result<Node, String> {
+        if is_unsaved(page.unit) {
+            let found = self.shard.state.trees.pages.find(page.unit);
+            return found
+                .map(|found| found.node.clone())
+                .ok_or("it is not there".into());
         }
-        let mut counted: HashMap<u64, u32> = HashMap::new();
-        for id in self.shares.keys()? {
-            let shares = self.shares(id)?;
-            counted.insert(id, shares);
-        }
-        let shared = walk.nodes.iter().filter(|(_, (count, _))| *count > 1);
-        let shared: HashMap<u64, u32> = shared.map(|(id, (count, _))| (*id, *count)).collect();
-        let all: BTreeSet<&u64> = counted.keys().chain(shared.keys()).collect();
-        for id in all {
-            let (count, found) = (counted.get(id), shared.get(id));
-            walk.expect(count == found, || {
-                format!("node {id} is counted {count:?} times, not {found:?}")
-            });
-        }
-        Ok(())
+        let (file, offset) = place(page.unit);
+        let (result, buffer) = match self.read(file, offset, UNIT_BYTES) {
+            Ok(buffer) => (Ok(()), buffer),
+            Err(error) => (Err(error), bytes::BytesMut::new()),
+        };
+        let done = Done {
+            tag: 0,
+            result,
+            buffer,
+        };
+        parse_page(page, done, self.shard.state.trees.space.total())
     }
 
-    fn check_blocks(&mut self, walk: &mut Walk<'_>) -> Result<()> {
-        let stored: BTreeSet<u64> = self.groups.keys()?.into_iter().collect();
-        let all: BTreeSet<u64> = stored.iter().chain(walk.groups.keys()).copied().collect();
-        let mut chunks = vec![ChunkUse::empty(); self.space.chunks.len()];
-        for number in all {
-            let found = walk.groups.remove(&number).unwrap_or_else(Group::empty);
-            let used: u32 = found.used().iter().map(|word| word.count_ones()).sum();
-            let slot = chunks
-                .get_mut((number / CHUNK_GROUPS) as usize)
-                .and_then(|chunk| chunk.0.get_mut((number % CHUNK_GROUPS) as usize));
-            match slot {
-                Some(slot) => *slot = used as u16,
-                None => walk.error(|| format!("block group {number} is beyond the files")),
+    fn below(&mut self, node: &Node, level: u8, base: u64) -> u64 {
+        let inner = match node {
+            Node::Leaf(leaf) => return self.leaf(&leaf.units, &leaf.crcs, base),
+            Node::Inner(inner) => inner,
+        };
+        let mut all = 0;
+        for (index, unit) in inner.pages.iter().enumerate() {
+            if *unit == 0 {
+                continue;
             }
-            let counted = self.groups.get(&number);
-            let same = |index| match &counted {
-                Ok(Some(group)) => group.count(index) == found.count(index),
-                Ok(None) => found.count(index) == 0,
-                Err(_) => false,
+            let child = Missing {
+                unit: *unit,
+                crc: inner.crcs[index],
+                level: level - 1,
             };
-            let wrong = (0..GROUP_BLOCKS).filter(|index| !same(*index)).count();
-            walk.expect(wrong == 0, || {
-                format!("{wrong} blocks of group {number} are counted wrong")
+            let base = base + index as u64 * super::tree::entry_blocks(level);
+            let mapped = self.page(child, base);
+            let wanted = inner.mapped[index];
+            let name = self.name.clone();
+            self.expect(mapped == wanted, || {
+                format!("{name}: {mapped} blocks from block {base} on, not {wanted}")
+            });
+            all += mapped;
+        }
+        all
+    }
+
+    fn leaf(&mut self, units: &[Unit], crcs: &[u32], base: u64) -> u64 {
+        let mut mapped = 0;
+        let mut run: Vec<(Unit, u32, u64)> = Vec::new();
+        for (index, (unit, sum)) in units.iter().zip(crcs).enumerate() {
+            if *unit == 0 {
+                continue;
+            }
+            mapped += 1;
+            if !self.count(*unit) {
+                continue;
+            }
+            self.report.used_bytes += UNIT_BYTES as u64;
+            if run.last().is_some_and(|(last, ..)| last + 1 != *unit) {
+                self.data(&run);
+                run.clear();
+            }
+            run.push((*unit, *sum, base + index as u64));
+        }
+        self.data(&run);
+        self.progress
+            .store(self.report.used_bytes, Ordering::Relaxed);
+        mapped
+    }
+
+    fn data(&mut self, run: &[(Unit, u32, u64)]) {
+        let Some((first, ..)) = run.first().filter(|_| self.options.data) else {
+            return;
+        };
+        let (file, offset) = place(*first);
+        let bytes = match self.read(file, offset, run.len() * UNIT_BYTES) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let text = format!("{}: {}", self.name, describe(*first, &error.to_string()));
+                return self.error(text);
+            }
+        };
+        for ((unit, sum, block), bytes) in run.iter().zip(bytes.chunks(UNIT_BYTES)) {
+            let (name, offset) = (self.name.clone(), block * UNIT_BYTES as u64);
+            self.expect(crc(bytes) == *sum, || {
+                format!("{name} at byte {offset}: {}", describe(*unit, WRONG))
             });
         }
-        walk.expect(chunks == self.space.chunks, || {
-            "the use of the chunk files is counted wrong".into()
+    }
+
+    fn catalogue(&mut self) {
+        let catalogue = &self.shard.state.catalogue;
+        let mut wrong = Vec::new();
+        for ((pool, name), id) in &catalogue.names {
+            let known = catalogue.images.get(id);
+            let same =
+                known.is_some_and(|image| image.spec.pool == *pool && image.spec.image == *name);
+            if !same || !catalogue.pools.contains(pool) {
+                wrong.push(format!("the name {pool}/{name} does not lead to its image"));
+            }
+        }
+        for (id, image) in &catalogue.images {
+            if let Some((parent, snapshot)) = image.parent {
+                let tree = catalogue.tree(parent, Some(snapshot));
+                let linked = catalogue.children.get(&(parent, snapshot));
+                if tree.is_err() || !linked.is_some_and(|children| children.contains(id)) {
+                    wrong.push(format!("the parent of {} is missing", image.spec));
+                }
+            }
+        }
+        for (name, id) in &catalogue.objects {
+            if !catalogue.images.contains_key(id) {
+                wrong.push(format!("the object {name:?} has no data"));
+            }
+        }
+        wrong.into_iter().for_each(|text| self.error(text));
+    }
+
+    fn counts(&mut self) {
+        let mut wrong = 0;
+        let mut example = None;
+        let mut claimed = 0;
+        for unit in 0..self.found.len() as u64 {
+            let found =
+                u32::from(self.found[unit as usize]) + self.more.get(&unit).copied().unwrap_or(0);
+            let counted = self.shard.state.trees.space.count(unit);
+            claimed += u64::from(counted > 0);
+            if counted != found {
+                wrong += 1;
+                example.get_or_insert((unit, counted, found));
+            }
+        }
+        if let Some((unit, counted, found)) = example {
+            let text =
+                format!("{wrong} units are counted wrong, as unit {unit}: {counted}, not {found}");
+            self.error(text);
+        }
+        let pages = self.unsaved.clone();
+        for (page, found) in pages {
+            let page = self.shard.state.trees.pages.find(page);
+            let counted = page.map_or(0, |page| page.references);
+            self.expect(counted == found, || {
+                format!("a page is counted {counted} times, not {found}")
+            });
+        }
+        let (used, counted) = (
+            self.report.used_bytes,
+            self.shard.state.trees.used * UNIT_BYTES as u64,
+        );
+        self.expect(used == counted, || {
+            format!("{counted} bytes are counted as used, not {used}")
         });
-        let (found, counted) = (walk.report.used_bytes, self.space.used_blocks * BLOCK_BYTES);
-        walk.expect(found == counted, || {
-            format!("{counted} bytes are counted as used, not {found}")
+        let kept = self.shard.kept_units() + claimed;
+        let total = self.shard.state.trees.space.total();
+        self.expect(kept == total, || {
+            format!("{kept} of {total} units are accounted for")
         });
-        Ok(())
+    }
+}
+
+impl Shard {
+    /// Units that are free or will be soon.
+    pub(super) fn free_units(&self) -> u64 {
+        let releasing = self.to_release.iter().map(|(_, units)| units.len() as u64);
+        self.available() + self.state.trees.space.freed() + releasing.sum::<u64>()
+    }
+
+    /// Units that are free, or kept for a known reason, without those of trees.
+    fn kept_units(&self) -> u64 {
+        let space = &self.state.trees.space;
+        let chunks = space.total().div_ceil(CHUNK_UNITS);
+        let log = self.log.headers.len() as u64 + self.log.next_units();
+        self.free_units() + log + chunks * SPACE_MAP_UNITS
     }
 }

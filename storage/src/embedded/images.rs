@@ -1,114 +1,98 @@
 //! The trait's calls on the embedded engine.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-use super::blocks::BLOCK_BYTES;
-use super::engine::Engine;
-use super::handle::{Handle, Head};
+use super::buffer::{UNIT_BYTES, pad};
+use super::catalogue::Catalogue;
+use super::handle::{Handle, read};
 use super::open::EmbeddedStore;
-use super::records::{Disk, key};
-use super::state::State;
-use super::tree::Root;
+use super::records::CatalogueChange;
+use super::request::{Change, Content, List, Patch, Plan, PlanCall, Request, parts};
+use super::shard::Shard;
+use super::walk::{Listing, Walk};
 use crate::store::{check_length, check_limit, check_name, check_size};
 use crate::{
-    Capacity, Change, Error, Extent, ImageHandle, ImageInfo, ImageSpec, ImageStore,
+    Capacity, Change as DiffChange, Error, Extent, ImageHandle, ImageInfo, ImageSpec, ImageStore,
     MAX_METADATA_BYTES, MAX_OBJECT_BYTES, Result, SnapshotSpec,
 };
 
-/// Space of the file system that is not offered to images: for the catalogue.
-const RESERVED_BYTES: u64 = 64 << 20;
-
-impl State {
-    /// What handles of an image share.
-    fn shared_head(&mut self, id: u64) -> Result<Arc<Head>> {
-        let size_bytes = self.head(id)?.size_bytes;
-        if self.heads.len() > 1024 {
-            self.heads.retain(|_, head| Arc::strong_count(head) > 1);
-        }
-        let head = self
-            .heads
-            .entry(id)
-            .or_insert_with(|| Arc::new(Head::new(size_bytes)));
-        Ok(Arc::clone(head))
-    }
-
-    fn roots(
-        &mut self,
-        image: &ImageSpec,
-        from: Option<&str>,
-        to: Option<&str>,
-    ) -> Result<(Root, Disk)> {
-        let id = self.image_id(image)?;
-        let mut find = |name: &str| self.snapshot(&image.at(name)).map(|(_, found)| found);
-        let from = from.map(&mut find).transpose()?;
-        let to = to.map(&mut find).transpose()?;
-        if let (Some(from), Some(to)) = (&from, &to)
-            && from.id >= to.id
-        {
-            let text = format!("snapshot {} is not older than {}", from.name, to.name);
-            return Err(Error::Invalid(text));
-        }
-        let newer = match to {
-            Some(snapshot) => snapshot.disk,
-            None => self.head(id)?,
-        };
-        Ok((
-            from.map(|snapshot| snapshot.disk.root).unwrap_or_default(),
-            newer,
-        ))
-    }
-}
+const UNIT: u64 = UNIT_BYTES as u64;
+/// How long a look at the capacity waits for what was removed.
+const SETTLE_WAIT: Duration = Duration::from_secs(2);
+/// Objects are written in pieces of this size.
+const OBJECT_PIECE_BYTES: usize = 1 << 20;
 
 impl EmbeddedStore {
-    /// Runs a look at the catalogue.
-    async fn look<T: Send + 'static>(
+    /// Runs a change of the catalogue; it is durable when this returns.
+    async fn plan(
         &self,
-        act: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let look = move |engine: &Engine| act(&mut *engine.state()?);
-        self.engine.blocking(look).await
+        plan: impl FnOnce(&mut Catalogue) -> Result<Plan> + Send + 'static,
+    ) -> Result<()> {
+        let plan = Box::new(plan);
+        let request = |reply| Request::Plan(PlanCall { plan, reply });
+        self.shared.ask(request).await
     }
 
-    /// Runs a change that must not meet writers of the image.
-    async fn change_alone<T: Send + 'static>(
+    async fn change(
         &self,
-        image: &ImageSpec,
-        act: impl FnOnce(&Engine, u64, &Head) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let image = image.clone();
-        let change = move |engine: &Engine| {
-            let mut state = engine.state_with_room()?;
-            let id = state.image_id(&image)?;
-            let head = state.shared_head(id)?;
-            drop(state);
-            let value = act(engine, id, &head)?;
-            let generation = engine.state()?.last_generation();
-            Ok((value, generation))
-        };
-        let (value, generation) = self.engine.blocking(change).await?;
-        self.engine.durable(generation).await?;
-        Ok(value)
+        plan: impl FnOnce(&mut Catalogue) -> Result<CatalogueChange> + Send + 'static,
+    ) -> Result<()> {
+        self.plan(move |catalogue| plan(catalogue).map(Plan::Change))
+            .await
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&Catalogue) -> Result<T>) -> Result<T> {
+        self.shared.with(|shard| {
+            shard.check_running()?;
+            look(&shard.state.catalogue)
+        })?
+    }
+
+    /// Writes the data of an object into a hidden image.
+    async fn write_hidden(&self, id: u64, data: &Bytes) -> Result<()> {
+        let size_bytes = data.len() as u64;
+        self.change(move |_| Ok(CatalogueChange::CreateHidden { id, size_bytes }))
+            .await?;
+        for (index, piece) in data.chunks(OBJECT_PIECE_BYTES).enumerate() {
+            let mut whole = BytesMut::from(piece);
+            pad(&mut whole);
+            let block = (index * OBJECT_PIECE_BYTES) as u64 / UNIT;
+            let parts = parts(block, &whole.freeze());
+            let request = |reply| Request::Change(Change::new(id, parts, reply));
+            self.shared.ask(request).await?;
+        }
+        Ok(())
     }
 }
 
-fn capacity(engine: &Engine) -> Result<Capacity> {
-    let state = engine.wait_for_drops()?;
-    let used_bytes = state.space.used_blocks * BLOCK_BYTES;
-    drop(state);
-    let file_system = rustix::fs::statvfs(&engine.folder)
-        .map_err(|error| Error::Unavailable(format!("{}: {error}", engine.folder.display())))?;
-    let bytes = |blocks: u64| blocks.saturating_mul(file_system.f_frsize);
-    let available = bytes(file_system.f_bavail).saturating_sub(RESERVED_BYTES);
-    let limit = engine.limit_bytes.unwrap_or(u64::MAX);
-    Ok(Capacity {
-        total_bytes: bytes(file_system.f_blocks).min(limit),
-        free_bytes: limit.saturating_sub(used_bytes).min(available),
-        used_bytes,
-    })
+impl Shard {
+    fn capacity(&self, limit_bytes: Option<u64>) -> Result<Capacity> {
+        self.check_running()?;
+        let room = self.disk.room();
+        let (room, file_system) =
+            room.map_err(|error| Error::Unavailable(format!("capacity: {error}")))?;
+        let used_bytes = self.state.trees.used * UNIT;
+        let limit = limit_bytes.unwrap_or(u64::MAX);
+        let free = self.free_units() * UNIT + room;
+        Ok(Capacity {
+            total_bytes: file_system.min(limit),
+            free_bytes: limit.saturating_sub(used_bytes).min(free),
+            used_bytes,
+        })
+    }
+}
+
+fn key_of(pool: &str, name: &str) -> (String, String) {
+    (pool.to_owned(), name.to_owned())
+}
+
+fn missing_object(pool: &str, name: &str) -> Error {
+    Error::NotFound(format!("object {pool}/{name}"))
 }
 
 #[async_trait]
@@ -122,56 +106,82 @@ impl ImageStore for EmbeddedStore {
     }
 
     async fn capacity(&self) -> Result<Capacity> {
-        self.engine.blocking(capacity).await
+        // What is not taken apart by then is still counted.
+        if let Ok(settled) = tokio::time::timeout(SETTLE_WAIT, self.settle()).await {
+            settled?;
+        }
+        let limit = self.shared.limit_bytes;
+        self.shared.with(|shard| shard.capacity(limit))?
     }
 
     async fn ensure_pool(&self, pool: &str) -> Result<()> {
+        check_name("pool", pool)?;
         let pool = pool.to_owned();
-        self.engine
-            .change(move |state| state.ensure_pool(&pool))
-            .await
+        self.plan(move |catalogue| {
+            Ok(match catalogue.pools.contains(&pool) {
+                true => Plan::Nothing,
+                false => Plan::Change(CatalogueChange::CreatePool { pool }),
+            })
+        })
+        .await
     }
 
     async fn pools(&self) -> Result<Vec<String>> {
-        self.look(|state| state.pool_names()).await
+        self.look(|catalogue| Ok(catalogue.pools.iter().cloned().collect()))
     }
 
     async fn create(&self, image: &ImageSpec, size_bytes: u64) -> Result<()> {
         check_size(size_bytes)?;
         let image = image.clone();
-        self.engine
-            .change(move |state| state.create(&image, size_bytes))
+        self.change(move |catalogue| catalogue.plan_create(&image, size_bytes))
             .await
     }
 
     async fn images(&self, pool: &str) -> Result<Vec<String>> {
-        let pool = pool.to_owned();
-        self.look(move |state| state.image_names(&pool)).await
+        self.look(|catalogue| {
+            catalogue.require_pool(pool)?;
+            Ok(Catalogue::names_in(&catalogue.names, pool))
+        })
     }
 
     async fn info(&self, image: &ImageSpec) -> Result<ImageInfo> {
-        let image = image.clone();
-        self.look(move |state| state.info(&image)).await
+        self.look(|catalogue| catalogue.info(image))
     }
 
     async fn remove(&self, image: &ImageSpec) -> Result<()> {
         let image = image.clone();
-        self.engine
-            .change(move |state| state.remove_image(&image))
+        self.change(move |catalogue| catalogue.plan_remove(&image))
             .await
     }
 
     async fn rename(&self, image: &ImageSpec, name: &str) -> Result<()> {
         let (image, name) = (image.clone(), name.to_owned());
-        self.engine
-            .change(move |state| state.rename(&image, &name))
+        self.change(move |catalogue| catalogue.plan_rename(&image, &name))
             .await
     }
 
     async fn resize(&self, image: &ImageSpec, size_bytes: u64) -> Result<()> {
         check_size(size_bytes)?;
-        let resize = move |engine: &Engine, id, head: &Head| engine.resize(id, head, size_bytes);
-        self.change_alone(image, resize).await
+        let image = image.clone();
+        self.plan(move |catalogue| {
+            let id = catalogue.id(&image)?;
+            let then = CatalogueChange::Resize { id, size_bytes };
+            let cut = size_bytes < catalogue.image(id)?.size_bytes;
+            if !cut || size_bytes.is_multiple_of(UNIT) {
+                return Ok(Plan::Change(then));
+            }
+            // What lies behind the end in its block must not come back with a later growth.
+            let rest = size_bytes.next_multiple_of(UNIT) - size_bytes;
+            Ok(Plan::Patch(Patch {
+                image: id,
+                offset: size_bytes,
+                content: Content::Zero(rest),
+                then: Some(then),
+                reply: None,
+                durable: true,
+            }))
+        })
+        .await
     }
 
     async fn open(
@@ -179,198 +189,235 @@ impl ImageStore for EmbeddedStore {
         image: &ImageSpec,
         snapshot: Option<&str>,
     ) -> Result<Arc<dyn ImageHandle>> {
-        let engine = Arc::clone(&self.engine);
-        let (image, snapshot) = (image.clone(), snapshot.map(|name| image.at(name)));
-        let open = move |state: &mut State| {
-            let Some(spec) = snapshot else {
-                let id = state.image_id(&image)?;
-                let head = state.shared_head(id)?;
-                return Ok(Handle::head(engine, image.to_string(), id, head));
+        let opened = self.shared.with(|shard| {
+            shard.check_running()?;
+            let catalogue = &mut shard.state.catalogue;
+            let id = catalogue.id(image)?;
+            let number = match snapshot {
+                None => None,
+                Some(name) => Some(catalogue.snapshot(&image.at(name))?.1),
             };
-            let (id, found) = state.snapshot(&spec)?;
-            if state.open_snapshots.len() > 1024 {
-                state
-                    .open_snapshots
-                    .retain(|_, open| open.strong_count() > 0);
+            let missing = || Error::NotFound(format!("image {image}"));
+            let found = catalogue.images.get_mut(&id).ok_or_else(missing)?;
+            let mut size_bytes = Arc::clone(&found.shown_bytes);
+            let mut open = &mut found.open;
+            if let Some(number) = number {
+                let found = found.snapshots.get_mut(&number).ok_or_else(missing)?;
+                size_bytes = Arc::new(AtomicU64::new(found.size_bytes));
+                open = &mut found.open;
             }
-            let slot = state.open_snapshots.entry((id, found.id)).or_default();
-            let open = slot.upgrade().unwrap_or_default();
-            *slot = Arc::downgrade(&open);
-            Ok(Handle::snapshot(engine, spec.to_string(), found.disk, open))
-        };
-        let handle = self.look(open).await?;
-        Ok(Arc::new(handle))
+            let token = open.upgrade().unwrap_or_default();
+            *open = Arc::downgrade(&token);
+            Ok((id, number, size_bytes, token))
+        })?;
+        let (id, number, size_bytes, token) = opened?;
+        let name = snapshot.map_or_else(|| image.to_string(), |name| image.at(name).to_string());
+        Ok(Arc::new(Handle {
+            shared: Arc::clone(&self.shared),
+            image: id,
+            snapshot: number,
+            name,
+            size_bytes,
+            _open: token,
+        }))
     }
 
     async fn create_snapshot(&self, snapshot: &SnapshotSpec) -> Result<()> {
         let snapshot = snapshot.clone();
-        self.engine
-            .change(move |state| state.create_snapshot(&snapshot))
-            .await
-    }
-
-    async fn rename_snapshot(&self, snapshot: &SnapshotSpec, name: &str) -> Result<()> {
-        let (snapshot, name) = (snapshot.clone(), name.to_owned());
-        self.engine
-            .change(move |state| state.rename_snapshot(&snapshot, &name))
+        self.change(move |catalogue| catalogue.plan_snapshot(&snapshot))
             .await
     }
 
     async fn protect_snapshot(&self, snapshot: &SnapshotSpec) -> Result<()> {
         let snapshot = snapshot.clone();
-        self.engine
-            .change(move |state| state.set_protected(&snapshot, true))
-            .await
+        self.plan(move |catalogue| {
+            let change = catalogue.plan_protect(&snapshot, true)?;
+            Ok(change.map_or(Plan::Nothing, Plan::Change))
+        })
+        .await
     }
 
     async fn unprotect_snapshot(&self, snapshot: &SnapshotSpec) -> Result<()> {
         let snapshot = snapshot.clone();
-        self.engine
-            .change(move |state| state.set_protected(&snapshot, false))
-            .await
+        self.plan(move |catalogue| {
+            let change = catalogue.plan_protect(&snapshot, false)?;
+            Ok(change.map_or(Plan::Nothing, Plan::Change))
+        })
+        .await
     }
 
     async fn remove_snapshot(&self, snapshot: &SnapshotSpec) -> Result<()> {
         let snapshot = snapshot.clone();
-        self.engine
-            .change(move |state| state.remove_snapshot(&snapshot))
+        self.change(move |catalogue| catalogue.plan_remove_snapshot(&snapshot))
+            .await
+    }
+
+    async fn rename_snapshot(&self, snapshot: &SnapshotSpec, name: &str) -> Result<()> {
+        let (snapshot, name) = (snapshot.clone(), name.to_owned());
+        self.change(move |catalogue| catalogue.plan_rename_snapshot(&snapshot, &name))
             .await
     }
 
     async fn roll_back(&self, snapshot: &SnapshotSpec) -> Result<()> {
-        let spec = snapshot.clone();
-        let roll_back = move |engine: &Engine, _, head: &Head| {
-            head.locked(false, || {
-                let mut state = engine.state()?;
-                let size_bytes = state.transact(|state| state.roll_back(&spec))?;
-                head.size_bytes.store(size_bytes, Ordering::Release);
-                engine.after_change(state);
-                Ok(())
-            })
-        };
-        self.change_alone(&snapshot.image, roll_back).await
+        let snapshot = snapshot.clone();
+        self.change(move |catalogue| {
+            let (id, snapshot, _) = catalogue.snapshot(&snapshot)?;
+            Ok(CatalogueChange::RollBack { id, snapshot })
+        })
+        .await
     }
 
     async fn clone_image(&self, parent: &SnapshotSpec, child: &ImageSpec) -> Result<()> {
         let (parent, child) = (parent.clone(), child.clone());
-        self.engine
-            .change(move |state| state.clone_image(&parent, &child))
+        self.change(move |catalogue| catalogue.plan_clone(&parent, &child))
             .await
     }
 
     async fn children(&self, snapshot: &SnapshotSpec) -> Result<Vec<ImageSpec>> {
-        let snapshot = snapshot.clone();
-        self.look(move |state| state.children(&snapshot)).await
+        self.look(|catalogue| {
+            let (id, number, _) = catalogue.snapshot(snapshot)?;
+            Ok(catalogue.clones(id, number))
+        })
     }
 
     async fn flatten(&self, image: &ImageSpec) -> Result<()> {
         let image = image.clone();
-        self.engine.change(move |state| state.flatten(&image)).await
+        self.plan(move |catalogue| {
+            let id = catalogue.id(&image)?;
+            Ok(match catalogue.image(id)?.parent {
+                None => Plan::Nothing,
+                Some(_) => Plan::Change(CatalogueChange::Flatten { id }),
+            })
+        })
+        .await
     }
 
     async fn diff(
         &self,
         image: &ImageSpec,
-        change: Change<'_>,
+        change: DiffChange<'_>,
         start_bytes: u64,
         limit: usize,
     ) -> Result<Vec<Extent>> {
         check_limit(limit)?;
-        let image = image.clone();
-        let (from, to) = (change.from.map(str::to_owned), change.to.map(str::to_owned));
-        let diff = move |engine: &Engine| {
-            let roots = |state: &mut State| state.roots(&image, from.as_deref(), to.as_deref());
-            engine.compare(roots, start_bytes, u64::MAX, limit)
+        let (id, older, newer, size_bytes) = self.look(|catalogue| {
+            let (id, older, newer) = catalogue.change(image, change.from, change.to)?;
+            let (_, size_bytes) = catalogue.tree(id, newer)?;
+            Ok((id, older, newer, size_bytes))
+        })?;
+        let listing = match older {
+            None => Listing::Data,
+            Some(_) => Listing::Changes,
         };
-        self.engine.blocking(diff).await
+        let request = |reply| {
+            Request::List(List {
+                image: id,
+                older,
+                newer,
+                walk: Walk::new(listing, start_bytes, size_bytes, limit),
+                reply,
+            })
+        };
+        self.shared.ask(request).await
     }
 
     async fn set_metadata(&self, image: &ImageSpec, key: &str, value: &str) -> Result<()> {
         check_name("metadata key", key)?;
         check_length("a metadata value", value.len(), MAX_METADATA_BYTES)?;
-        let (image, name, value) = (image.clone(), key.to_owned(), value.as_bytes().to_vec());
-        let set = move |state: &mut State| {
-            state.require_space()?;
-            let key = state.metadata_key(&image, &name)?;
-            state.catalogue.set(key, value);
-            Ok(())
-        };
-        self.engine.change(set).await
+        let (image, key, value) = (image.clone(), key.to_owned(), value.to_owned());
+        self.change(move |catalogue| {
+            let id = catalogue.id(&image)?;
+            Ok(CatalogueChange::SetMetadata { id, key, value })
+        })
+        .await
     }
 
     async fn metadata(&self, image: &ImageSpec) -> Result<Vec<(String, String)>> {
-        let image = image.clone();
-        let read = move |state: &mut State| {
-            let prefix = key(b'M', &[state.image_id(&image)?]);
-            let names = state.names(&prefix)?;
-            let values = state.scan(&prefix)?.into_iter();
-            let values = values.map(|(_, value)| String::from_utf8_lossy(&value).into_owned());
-            Ok(names.into_iter().zip(values).collect())
-        };
-        self.look(read).await
+        self.look(|catalogue| {
+            let pairs = catalogue.named(image)?.metadata.iter();
+            Ok(pairs.map(|(key, value)| key_of(key, value)).collect())
+        })
     }
 
     async fn remove_metadata(&self, image: &ImageSpec, key: &str) -> Result<()> {
-        let (image, name) = (image.clone(), key.to_owned());
-        let remove = move |state: &mut State| {
-            let key = state.metadata_key(&image, &name)?;
-            let missing = || Error::NotFound(format!("metadata {name} of image {image}"));
-            state.catalogue.get(&key)?.ok_or_else(missing)?;
-            state.catalogue.put(key, None);
-            Ok(())
-        };
-        self.engine.change(remove).await
+        let (image, key) = (image.clone(), key.to_owned());
+        self.change(move |catalogue| {
+            let id = catalogue.id(&image)?;
+            if !catalogue.image(id)?.metadata.contains_key(&key) {
+                return Err(Error::NotFound(format!("metadata {key} of image {image}")));
+            }
+            Ok(CatalogueChange::RemoveMetadata { id, key })
+        })
+        .await
     }
 
     async fn put_object(&self, pool: &str, name: &str, data: Bytes) -> Result<()> {
         check_name("object", name)?;
         check_length("an object", data.len(), MAX_OBJECT_BYTES)?;
-        let (pool, name) = (pool.to_owned(), name.to_owned());
-        let put = move |state: &mut State| {
-            state.require_space()?;
-            let key = state.object_key(&pool, &name)?;
-            state.catalogue.set(key, data.to_vec());
-            Ok(())
+        let id = self.shared.with(|shard| {
+            shard.state.catalogue.require_pool(pool)?;
+            Ok(shard.state.catalogue.new_id())
+        })??;
+        let (pool, name) = key_of(pool, name);
+        let put = async {
+            self.write_hidden(id, &data).await?;
+            self.change(move |_| Ok(CatalogueChange::PutObject { id, pool, name }))
+                .await
         };
-        self.engine.change(put).await
+        let done = put.await;
+        if done.is_err() {
+            // If this fails too, the next start does it.
+            let _ = self
+                .change(move |_| Ok(CatalogueChange::RemoveImage { id }))
+                .await;
+        }
+        done
     }
 
     async fn object(&self, pool: &str, name: &str) -> Result<Bytes> {
-        let (pool, name) = (pool.to_owned(), name.to_owned());
-        let get = move |state: &mut State| {
-            let key = state.object_key(&pool, &name)?;
-            let missing = || Error::NotFound(format!("object {pool}/{name}"));
-            let data = state.catalogue.get(&key)?.ok_or_else(missing)?;
-            Ok(Bytes::copy_from_slice(&data))
-        };
-        self.look(get).await
+        loop {
+            let find = |catalogue: &Catalogue| {
+                catalogue.require_pool(pool)?;
+                let id = catalogue.objects.get(&key_of(pool, name));
+                let id = *id.ok_or_else(|| missing_object(pool, name))?;
+                Ok((id, catalogue.image(id)?.size_bytes))
+            };
+            let (id, size_bytes) = self.look(find)?;
+            let shown = format!("object {pool}/{name}");
+            let found = read(&self.shared, (id, None), &shown, 0, size_bytes as usize).await;
+            match found {
+                // Replaced a moment ago: look again.
+                Err(Error::NotFound(_)) => {}
+                found => return found,
+            }
+        }
     }
 
     async fn remove_object(&self, pool: &str, name: &str) -> Result<()> {
-        let (pool, name) = (pool.to_owned(), name.to_owned());
-        let remove = move |state: &mut State| {
-            let key = state.object_key(&pool, &name)?;
-            let missing = || Error::NotFound(format!("object {pool}/{name}"));
-            state.catalogue.get(&key)?.ok_or_else(missing)?;
-            state.catalogue.put(key, None);
-            Ok(())
-        };
-        self.engine.change(remove).await
+        let (pool, name) = key_of(pool, name);
+        self.change(move |catalogue| {
+            catalogue.require_pool(&pool)?;
+            if !catalogue
+                .objects
+                .contains_key(&(pool.clone(), name.clone()))
+            {
+                return Err(missing_object(&pool, &name));
+            }
+            Ok(CatalogueChange::RemoveObject { pool, name })
+        })
+        .await
     }
 
     async fn objects(&self, pool: &str) -> Result<Vec<String>> {
-        let pool = pool.to_owned();
-        let list = move |state: &mut State| {
-            let prefix = state.object_key(&pool, "")?;
-            state.names(&prefix)
-        };
-        self.look(list).await
+        self.look(|catalogue| {
+            catalogue.require_pool(pool)?;
+            Ok(Catalogue::names_in(&catalogue.objects, pool))
+        })
     }
 
     async fn close(&self) -> Result<()> {
-        let engine = Arc::clone(&self.engine);
-        let close = tokio::task::spawn_blocking(move || engine.close_now());
-        let result = close.await;
-        result.unwrap_or_else(|error| Err(Error::Unavailable(format!("closing: {error}"))))
+        let shared = Arc::clone(&self.shared);
+        let closed = tokio::task::spawn_blocking(move || shared.close()).await;
+        closed.unwrap_or_else(|error| Err(Error::Unavailable(format!("closing: {error}"))))
     }
 }

@@ -1,36 +1,52 @@
-//! The engine `embedded`: images in a folder of one machine.
+//! The engine `embedded`: images in a folder of one machine, as a log of batches in chunk files.
 //!
 //! ```text
-//! DIR/lock            held by the one process that uses the store
-//! DIR/catalogue.redb  names, snapshots, trees, counts of blocks; every value with a CRC-32C
-//! DIR/reserve         room for the catalogue when the disk is full
-//! DIR/blocks/N.blk    4 KiB blocks, sparse, 1 GiB per file
+//! DIR/lock           held by the one process that uses the store
+//! DIR/superblock     two slots of two copies: the last checkpoint, and where the log begins
+//! DIR/checkpoint.N   catalogue, roots and space of a checkpoint, in turn
+//! DIR/chunks/NNNNN   1 GiB each, grown in steps: data, log headers, pages of trees, space maps
 //! ```
 //!
-//! A write goes to free blocks, never over old ones, and then into the image's tree ([`tree`]).
-//! Changes of trees and catalogue gather in memory, above what is committed ([`table`]), and
-//! become durable together ([`commit`]): first the block files, then one transaction of the
-//! catalogue. So the file of the catalogue always describes blocks that are durable, and after a
-//! crash it is the store. Freed blocks are taken again only when the commit that freed them is
-//! durable and nobody reads them ([`janitor`]).
+//! `docs/store-format.md` draws every byte and argues why each crash point is safe.
 //!
-//! All 4 KiB blocks of zeroes are left out. Every read checks the CRC-32C of each block.
+//! | File | Is |
+//! |---|---|
+//! | [`open`], [`handle`], [`images`] | the trait's calls, and how they reach the shard |
+//! | [`shard`], [`request`], [`reading`], [`log`], [`growth`] | the machine that carries them out |
+//! | [`checkpoint`], [`recovery`], [`replay`] | what is saved now and then, and how a start goes on from it |
+//! | [`catalogue`], [`records`] | pools, images, snapshots, clones; the records that change them |
+//! | [`tree`], [`walk`], [`pages`] | the maps of images, and their cache |
+//! | [`space`] | which units are in use, and how often |
+//! | [`check`] | whether all of that is so |
+//! | [`format`], [`disk`], [`buffer`] | bytes, files, memory |
 
-mod blocks;
+#![allow(rustdoc::private_intra_doc_links)]
+
+mod buffer;
 mod catalogue;
-mod catalogue_file;
 mod check;
-mod commit;
-mod engine;
+mod checkpoint;
+mod disk;
+mod format;
+mod growth;
 mod handle;
 mod images;
-mod janitor;
+mod log;
 mod open;
+mod pages;
+mod reading;
 mod records;
+mod recovery;
+mod replay;
+mod request;
+mod shard;
 mod space;
-mod state;
-mod table;
 mod tree;
+mod walk;
 
-pub use check::CheckReport;
+#[cfg(test)]
+mod crash;
+
+pub use check::{CheckOptions, CheckReport};
+pub use disk::real::IoEngine;
 pub use open::{EmbeddedOptions, EmbeddedStore};

@@ -1,252 +1,328 @@
-//! The records of the catalogue, byte by byte.
-//!
-//! Keys start with a letter. Numbers in keys are big-endian u64, in values little-endian; a text
-//! in a value is a u16 length and UTF-8. `\0` cannot be part of a name.
-//!
-//! | Key | Value |
-//! |---|---|
-//! | `V` | format u32, fsid 36 bytes, next id u64, clean u8 |
-//! | `P` pool | |
-//! | `N` pool `\0` image | image id |
-//! | `I` image | pool, name, parent image, parent snapshot (0: none) |
-//! | `H` image | head: size, root node, height u8, mapped blocks |
-//! | `S` image, snapshot | size, root node, height u8, mapped blocks, protected u8, name |
-//! | `L` parent image, parent snapshot, child image | |
-//! | `M` image, key | metadata value |
-//! | `O` pool `\0` object | data |
-//! | `D` sequence | dropped node, level u8 |
-//! | `C` chunk | used blocks of its 256 groups, u16 each |
+//! The records of the log: every change of the store, as it is replayed.
 
-use super::table::corrupt;
-use super::tree::Root;
-use crate::{Error, ImageSpec, Result};
+use super::format::{Fields, Put, Unit};
+use crate::ImageSpec;
 
-pub(super) const FORMAT: u32 = 1;
-
-/// Reads a value's fields in order.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn bytes<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (bytes, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*bytes)
-    }
-
-    pub(super) fn u8(&mut self) -> Option<u8> {
-        self.bytes::<1>().map(|[byte]| byte)
-    }
-
-    pub(super) fn u64(&mut self) -> Option<u64> {
-        self.bytes().map(u64::from_le_bytes)
-    }
-
-    fn text(&mut self) -> Option<String> {
-        let length = u16::from_le_bytes(self.bytes()?);
-        let (text, rest) = self.0.split_at_checked(length.into())?;
-        self.0 = rest;
-        Some(std::str::from_utf8(text).ok()?.to_owned())
-    }
-
-    fn end(&self) -> Option<()> {
-        self.0.is_empty().then_some(())
-    }
+/// One change. Images and snapshots have numbers that are never used again.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Record {
+    /// `crcs.len()` blocks from `block` on are in as many units from `unit` on.
+    Data {
+        image: u64,
+        block: u64,
+        unit: Unit,
+        crcs: Vec<u32>,
+    },
+    /// The blocks read as zero.
+    Zero {
+        image: u64,
+        block: u64,
+        count: u64,
+    },
+    Change(CatalogueChange),
 }
 
-fn push_text(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u16).to_le_bytes());
-    out.extend(text.as_bytes());
+/// A change of the catalogue that was found possible.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum CatalogueChange {
+    CreatePool {
+        pool: String,
+    },
+    CreateImage {
+        id: u64,
+        spec: ImageSpec,
+        size_bytes: u64,
+    },
+    RemoveImage {
+        id: u64,
+    },
+    Rename {
+        id: u64,
+        name: String,
+    },
+    Resize {
+        id: u64,
+        size_bytes: u64,
+    },
+    CreateSnapshot {
+        id: u64,
+        snapshot: u64,
+        name: String,
+    },
+    Protect {
+        id: u64,
+        snapshot: u64,
+        protected: bool,
+    },
+    RemoveSnapshot {
+        id: u64,
+        snapshot: u64,
+    },
+    RenameSnapshot {
+        id: u64,
+        snapshot: u64,
+        name: String,
+    },
+    RollBack {
+        id: u64,
+        snapshot: u64,
+    },
+    Clone {
+        id: u64,
+        spec: ImageSpec,
+        parent: u64,
+        snapshot: u64,
+    },
+    Flatten {
+        id: u64,
+    },
+    SetMetadata {
+        id: u64,
+        key: String,
+        value: String,
+    },
+    RemoveMetadata {
+        id: u64,
+        key: String,
+    },
+    /// An image without a name, for the data of an object.
+    CreateHidden {
+        id: u64,
+        size_bytes: u64,
+    },
+    /// The object's data is the hidden image's; the one that had the name goes.
+    PutObject {
+        id: u64,
+        pool: String,
+        name: String,
+    },
+    RemoveObject {
+        pool: String,
+        name: String,
+    },
 }
 
-/// The first key behind all that start with `prefix`.
-pub(super) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < 0xff {
-            end.push(last + 1);
-            break;
+impl Record {
+    /// Bytes of a data record with this many blocks.
+    pub(crate) fn data_bytes(blocks: usize) -> usize {
+        27 + 4 * blocks
+    }
+
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Record::Data {
+                image,
+                block,
+                unit,
+                crcs,
+            } => {
+                out.push(1);
+                out.put_64(*image);
+                out.put_64(*block);
+                out.put_48(*unit);
+                out.put_32(crcs.len() as u32);
+                crcs.iter().for_each(|crc| out.put_32(*crc));
+            }
+            Record::Zero {
+                image,
+                block,
+                count,
+            } => {
+                out.push(2);
+                [image, block, count]
+                    .into_iter()
+                    .for_each(|number| out.put_64(*number));
+            }
+            Record::Change(change) => change.put(out),
         }
     }
-    end
-}
 
-pub(super) fn key(letter: u8, numbers: &[u64]) -> Vec<u8> {
-    let mut key = vec![letter];
-    key.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
-    key
-}
-
-pub(super) fn name_key(letter: u8, pool: &str, name: &str) -> Vec<u8> {
-    [&[letter], pool.as_bytes(), b"\0", name.as_bytes()].concat()
-}
-
-pub(super) fn number_at(key: &[u8], index: usize) -> Result<u64> {
-    let at = 1 + 8 * index;
-    let bytes = key.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
-    bytes
-        .map(u64::from_be_bytes)
-        .ok_or_else(|| corrupt(format!("key {key:02x?}")))
-}
-
-/// Record `V`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Superblock {
-    pub(super) format: u32,
-    pub(super) fsid: String,
-    pub(super) next_id: u64,
-    /// The store was closed, and no block file holds space that the catalogue knows nothing of.
-    pub(super) clean: bool,
-}
-
-impl Superblock {
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut out = self.format.to_le_bytes().to_vec();
-        out.extend(self.fsid.as_bytes());
-        out.extend(self.next_id.to_le_bytes());
-        out.push(self.clean.into());
-        out
-    }
-
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut fields = Fields(bytes);
-        let format = u32::from_le_bytes(fields.bytes()?);
-        let fsid = std::str::from_utf8(&fields.bytes::<36>()?).ok()?.to_owned();
-        let (next_id, clean) = (fields.u64()?, fields.u8()? == 1);
-        Some(Superblock {
-            format,
-            fsid,
-            next_id,
-            clean,
+    pub(crate) fn take(fields: &mut Fields<'_>) -> Option<Self> {
+        let tag = fields.u8()?;
+        Some(match tag {
+            1 => {
+                let (image, block, unit) = (fields.u64()?, fields.u64()?, fields.u48()?);
+                let count = fields.count(4)?;
+                let crcs = (0..count).map(|_| fields.u32()).collect::<Option<_>>()?;
+                Record::Data {
+                    image,
+                    block,
+                    unit,
+                    crcs,
+                }
+            }
+            2 => Record::Zero {
+                image: fields.u64()?,
+                block: fields.u64()?,
+                count: fields.u64()?,
+            },
+            _ => Record::Change(CatalogueChange::take(tag, fields)?),
         })
     }
 }
 
-/// Record `I`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ImageRecord {
-    pub(super) spec: ImageSpec,
-    /// Image and snapshot.
-    pub(super) parent: Option<(u64, u64)>,
+fn put_spec(out: &mut Vec<u8>, spec: &ImageSpec) {
+    out.put_text(&spec.pool);
+    out.put_text(&spec.image);
 }
 
-impl ImageRecord {
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        push_text(&mut out, &self.spec.pool);
-        push_text(&mut out, &self.spec.image);
-        let (image, snapshot) = self.parent.unwrap_or_default();
-        out.extend(image.to_le_bytes());
-        out.extend(snapshot.to_le_bytes());
-        out
-    }
-
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut fields = Fields(bytes);
-        let spec = ImageSpec::new(fields.text()?, fields.text()?);
-        let parent = (fields.u64()?, fields.u64()?);
-        fields.end()?;
-        let parent = (parent.0 != 0).then_some(parent);
-        Some(ImageRecord { spec, parent })
-    }
+fn take_spec(fields: &mut Fields<'_>) -> Option<ImageSpec> {
+    Some(ImageSpec::new(fields.text()?, fields.text()?))
 }
 
-/// Record `H`, and the beginning of `S`: what an image or snapshot holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Disk {
-    pub(super) size_bytes: u64,
-    pub(super) root: Root,
-}
-
-impl Disk {
-    pub(super) fn to_bytes(self) -> Vec<u8> {
-        let mut out = self.size_bytes.to_le_bytes().to_vec();
-        out.extend(self.root.node.to_le_bytes());
-        out.push(self.root.height);
-        out.extend(self.root.mapped.to_le_bytes());
-        out
-    }
-
-    fn read(fields: &mut Fields<'_>) -> Option<Self> {
-        let size_bytes = fields.u64()?;
-        let (node, height, mapped) = (fields.u64()?, fields.u8()?, fields.u64()?);
-        let root = Root {
-            node,
-            height,
-            mapped,
+impl CatalogueChange {
+    fn put(&self, out: &mut Vec<u8>) {
+        let mut numbers = |tag: u8, numbers: &[u64]| {
+            out.push(tag);
+            numbers.iter().for_each(|number| out.put_64(*number));
         };
-        Some(Disk { size_bytes, root })
+        match self {
+            Self::CreatePool { pool } => {
+                numbers(3, &[]);
+                out.put_text(pool);
+            }
+            Self::CreateImage {
+                id,
+                spec,
+                size_bytes,
+            } => {
+                numbers(4, &[*id, *size_bytes]);
+                put_spec(out, spec);
+            }
+            Self::RemoveImage { id } => numbers(5, &[*id]),
+            Self::Rename { id, name } => {
+                numbers(6, &[*id]);
+                out.put_text(name);
+            }
+            Self::Resize { id, size_bytes } => numbers(7, &[*id, *size_bytes]),
+            Self::CreateSnapshot { id, snapshot, name } => {
+                numbers(8, &[*id, *snapshot]);
+                out.put_text(name);
+            }
+            Self::Protect {
+                id,
+                snapshot,
+                protected,
+            } => {
+                numbers(9, &[*id, *snapshot, u64::from(*protected)]);
+            }
+            Self::RemoveSnapshot { id, snapshot } => numbers(10, &[*id, *snapshot]),
+            Self::RollBack { id, snapshot } => numbers(11, &[*id, *snapshot]),
+            Self::Clone {
+                id,
+                spec,
+                parent,
+                snapshot,
+            } => {
+                numbers(12, &[*id, *parent, *snapshot]);
+                put_spec(out, spec);
+            }
+            Self::Flatten { id } => numbers(13, &[*id]),
+            Self::SetMetadata { id, key, value } => {
+                numbers(14, &[*id]);
+                out.put_text(key);
+                out.put_text(value);
+            }
+            Self::RemoveMetadata { id, key } => {
+                numbers(15, &[*id]);
+                out.put_text(key);
+            }
+            Self::CreateHidden { id, size_bytes } => numbers(16, &[*id, *size_bytes]),
+            Self::PutObject { id, pool, name } => {
+                numbers(17, &[*id]);
+                out.put_text(pool);
+                out.put_text(name);
+            }
+            Self::RenameSnapshot { id, snapshot, name } => {
+                numbers(19, &[*id, *snapshot]);
+                out.put_text(name);
+            }
+            Self::RemoveObject { pool, name } => {
+                numbers(18, &[]);
+                out.put_text(pool);
+                out.put_text(name);
+            }
+        }
     }
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut fields = Fields(bytes);
-        let disk = Self::read(&mut fields)?;
-        fields.end().map(|()| disk)
-    }
-}
-
-/// Record `S`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SnapshotRecord {
-    pub(super) id: u64,
-    pub(super) disk: Disk,
-    pub(super) protected: bool,
-    pub(super) name: String,
-}
-
-impl SnapshotRecord {
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut out = self.disk.to_bytes();
-        out.push(self.protected.into());
-        push_text(&mut out, &self.name);
-        out
-    }
-
-    pub(super) fn from_bytes(id: u64, bytes: &[u8]) -> Option<Self> {
-        let mut fields = Fields(bytes);
-        let disk = Disk::read(&mut fields)?;
-        let (protected, name) = (fields.u8()? == 1, fields.text()?);
-        fields.end()?;
-        Some(SnapshotRecord {
-            id,
-            disk,
-            protected,
-            name,
+    fn take(tag: u8, fields: &mut Fields<'_>) -> Option<Self> {
+        Some(match tag {
+            3 => Self::CreatePool {
+                pool: fields.text()?,
+            },
+            4 => {
+                let (id, size_bytes) = (fields.u64()?, fields.u64()?);
+                Self::CreateImage {
+                    id,
+                    spec: take_spec(fields)?,
+                    size_bytes,
+                }
+            }
+            5 => Self::RemoveImage { id: fields.u64()? },
+            6 => Self::Rename {
+                id: fields.u64()?,
+                name: fields.text()?,
+            },
+            7 => Self::Resize {
+                id: fields.u64()?,
+                size_bytes: fields.u64()?,
+            },
+            8 => Self::CreateSnapshot {
+                id: fields.u64()?,
+                snapshot: fields.u64()?,
+                name: fields.text()?,
+            },
+            9 => Self::Protect {
+                id: fields.u64()?,
+                snapshot: fields.u64()?,
+                protected: fields.u64()? != 0,
+            },
+            10 => Self::RemoveSnapshot {
+                id: fields.u64()?,
+                snapshot: fields.u64()?,
+            },
+            11 => Self::RollBack {
+                id: fields.u64()?,
+                snapshot: fields.u64()?,
+            },
+            12 => {
+                let (id, parent, snapshot) = (fields.u64()?, fields.u64()?, fields.u64()?);
+                Self::Clone {
+                    id,
+                    spec: take_spec(fields)?,
+                    parent,
+                    snapshot,
+                }
+            }
+            13 => Self::Flatten { id: fields.u64()? },
+            14 => Self::SetMetadata {
+                id: fields.u64()?,
+                key: fields.text()?,
+                value: fields.text()?,
+            },
+            15 => Self::RemoveMetadata {
+                id: fields.u64()?,
+                key: fields.text()?,
+            },
+            16 => Self::CreateHidden {
+                id: fields.u64()?,
+                size_bytes: fields.u64()?,
+            },
+            17 => Self::PutObject {
+                id: fields.u64()?,
+                pool: fields.text()?,
+                name: fields.text()?,
+            },
+            18 => Self::RemoveObject {
+                pool: fields.text()?,
+                name: fields.text()?,
+            },
+            19 => Self::RenameSnapshot {
+                id: fields.u64()?,
+                snapshot: fields.u64()?,
+                name: fields.text()?,
+            },
+            _ => return None,
         })
-    }
-}
-
-pub(super) fn broken(what: &str, id: u64) -> Error {
-    corrupt(format!("the record of {what} {id}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn records_come_back(pool in "[a-z]{1,255}", name in ".{0,60}", numbers in any::<[u64; 4]>(), flag: bool) {
-            let [id, size_bytes, node, mapped] = numbers;
-            let parent = flag.then_some((id.max(1), node));
-            let image = ImageRecord { spec: ImageSpec::new(pool, &name), parent };
-            prop_assert_eq!(ImageRecord::from_bytes(&image.to_bytes()), Some(image));
-            let disk = Disk { size_bytes, root: Root { node, height: 3, mapped } };
-            prop_assert_eq!(Disk::from_bytes(&disk.to_bytes()), Some(disk));
-            let snapshot = SnapshotRecord { id, disk, protected: flag, name };
-            prop_assert_eq!(SnapshotRecord::from_bytes(id, &snapshot.to_bytes()), Some(snapshot));
-        }
-
-        #[test]
-        fn any_bytes_are_a_record_or_none(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (ImageRecord::from_bytes(&bytes), SnapshotRecord::from_bytes(1, &bytes), Superblock::from_bytes(&bytes));
-        }
-    }
-
-    #[test]
-    fn a_prefix_ends_behind_its_keys() {
-        assert_eq!(prefix_end(b"ab"), b"ac");
-        assert_eq!(prefix_end(b"a\xff\xff"), b"b");
     }
 }

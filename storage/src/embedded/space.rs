@@ -1,492 +1,422 @@
-//! Which blocks are in use: a count per block, kept in groups, and the search for free ones.
+//! The allocator: one byte for each unit of the chunk files.
+//!
+//! **Promises.** A unit is handed out only when no durable checkpoint and no batch after it can
+//! need what it holds: what is freed stays [`PENDING`] until a checkpoint that knows it as free
+//! is durable, and the caller has said so with [`Space::release`].
+//!
+//! Units are handed out by regions of 1 MiB, the emptiest first, so that batches stay contiguous
+//! without ever moving data: a fragmented store gets shorter runs, never stuck.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
 
-use super::blocks::{CHUNK_BLOCKS, Run, push_block};
-use super::state::State;
-use super::table::{Value, corrupt};
-use crate::{Error, Result};
+use super::buffer::UNIT_BYTES;
+use super::format::{CHUNK_UNITS, COUNTED_UNITS, SPACE_MAP_UNITS, Unit};
 
-/// Blocks of a group.
-pub(super) const GROUP_BLOCKS: u64 = 1024;
-pub(super) const CHUNK_GROUPS: u64 = CHUNK_BLOCKS / GROUP_BLOCKS;
-const WORDS: usize = GROUP_BLOCKS as usize / 64;
-/// 1 PiB of chunk files.
-const MAX_CHUNKS: usize = 1 << 20;
+const FREE: u8 = 0;
+/// More references than this are counted in [`Space::overflow`].
+const MOST: u8 = 250;
+const OVERFLOW: u8 = 251;
+/// Handed out, not part of any tree yet. On the disk: free.
+const RESERVED: u8 = 253;
+/// Freed since the last durable checkpoint. On the disk: free.
+const PENDING: u8 = 254;
 
-/// A bit per block of a group.
-pub(super) type Bits = [u64; WORDS];
+const REGION_UNITS: usize = 256;
+/// How much less full a region must be on each round.
+const THRESHOLD_STEP: u16 = 32;
 
-pub(super) fn bit(bits: &Bits, index: u64) -> bool {
-    bits.get(index as usize / 64)
-        .is_some_and(|word| word >> (index % 64) & 1 == 1)
+/// Where the counts of [`COUNTED_UNITS`] units are saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MapUnit {
+    /// [`MapUnit::NEVER`]: not saved yet, all are free.
+    pub(crate) slot: u8,
+    pub(crate) crc: u32,
 }
 
-pub(super) fn set_bit(bits: &mut Bits, index: u64, value: bool) {
-    if let Some(word) = bits.get_mut(index as usize / 64) {
-        let mask = 1 << (index % 64);
-        *word = if value { *word | mask } else { *word & !mask };
-    }
-}
+impl MapUnit {
+    pub(crate) const NEVER: u8 = 2;
+    const NEW: MapUnit = MapUnit {
+        slot: Self::NEVER,
+        crc: 0,
+    };
 
-/// How many trees' leaves point to each block of a group.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Group {
-    /// No count is above 1.
-    Bits(Box<Bits>),
-    Counts(Box<[u32; GROUP_BLOCKS as usize]>),
-}
-
-impl Group {
-    pub(super) fn empty() -> Self {
-        Group::Bits(Box::new([0; WORDS]))
-    }
-
-    pub(super) fn count(&self, index: u64) -> u32 {
-        match self {
-            Group::Bits(bits) => u32::from(bit(bits, index)),
-            Group::Counts(counts) => counts.get(index as usize).copied().unwrap_or(0),
-        }
-    }
-
-    pub(super) fn set(&mut self, index: u64, count: u32) {
-        if let Group::Bits(bits) = self {
-            if count <= 1 {
-                return set_bit(bits, index, count == 1);
-            }
-            let mut counts = Box::new([0; GROUP_BLOCKS as usize]);
-            for (index, count) in counts.iter_mut().enumerate() {
-                *count = u32::from(bit(bits, index as u64));
-            }
-            *self = Group::Counts(counts);
-        }
-        if let Group::Counts(counts) = self
-            && let Some(slot) = counts.get_mut(index as usize)
-        {
-            *slot = count;
-        }
-    }
-
-    pub(super) fn used(&self) -> Bits {
-        match self {
-            Group::Bits(bits) => **bits,
-            Group::Counts(counts) => {
-                let mut bits = [0; WORDS];
-                for (word, counts) in bits.iter_mut().zip(counts.chunks_exact(64)) {
-                    let used = counts.iter().enumerate();
-                    *word = used.fold(0, |word, (at, count)| word | u64::from(*count > 0) << at);
-                }
-                bits
-            }
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.used() == [0; WORDS]
+    /// Where slot `slot` of map unit `index` is.
+    pub(crate) fn place(index: usize, slot: u8) -> Unit {
+        let per_chunk = CHUNK_UNITS / COUNTED_UNITS;
+        let (chunk, within) = (index as u64 / per_chunk, index as u64 % per_chunk);
+        chunk * CHUNK_UNITS + u64::from(slot) * per_chunk + within
     }
 }
 
-/// Layout: width u8; width 0: 1024 bits; width 1 or 4: 1024 counts of that many bytes.
-/// Little-endian.
-impl Value for Group {
-    fn encode(&self, out: &mut Vec<u8>) {
-        let counts = match self {
-            Group::Bits(bits) => {
-                out.push(0);
-                return out.extend(bits.iter().flat_map(|word| word.to_le_bytes()));
-            }
-            Group::Counts(counts) => counts,
-        };
-        match counts.iter().max() {
-            Some(0 | 1) | None => Group::Bits(Box::new(self.used())).encode(out),
-            Some(2..=255) => {
-                out.push(1);
-                out.extend(counts.iter().map(|count| *count as u8));
-            }
-            Some(_) => {
-                out.push(4);
-                out.extend(counts.iter().flat_map(|count| count.to_le_bytes()));
-            }
-        }
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (width, rest) = bytes.split_first()?;
-        let mut counts = Box::new([0; GROUP_BLOCKS as usize]);
-        match (*width, rest.len()) {
-            (0, 128) => {
-                let mut bits = Box::new([0; WORDS]);
-                for (word, bytes) in bits.iter_mut().zip(rest.chunks_exact(8)) {
-                    *word = u64::from_le_bytes(bytes.try_into().ok()?);
-                }
-                return Some(Group::Bits(bits));
-            }
-            (1, 1024) => {
-                for (count, byte) in counts.iter_mut().zip(rest) {
-                    *count = u32::from(*byte);
-                }
-            }
-            (4, 4096) => {
-                for (count, bytes) in counts.iter_mut().zip(rest.chunks_exact(4)) {
-                    *count = u32::from_le_bytes(bytes.try_into().ok()?);
-                }
-            }
-            _ => return None,
-        }
-        Some(Group::Counts(counts))
-    }
-
-    fn cost_bytes(&self) -> usize {
-        match self {
-            Group::Bits(_) => 128,
-            Group::Counts(_) => 4096,
-        }
-    }
+/// Runs of units that somebody hands out from, one after another.
+#[derive(Debug, Default)]
+pub(crate) struct Open {
+    runs: VecDeque<(Unit, u64)>,
+    left: u64,
 }
 
-/// Used blocks per group of one chunk file: layout 256 u16, little-endian.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct ChunkUse(pub(super) Vec<u16>);
-
-impl ChunkUse {
-    pub(super) fn empty() -> Self {
-        ChunkUse(vec![0; CHUNK_GROUPS as usize])
-    }
-
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        self.0.iter().flat_map(|used| used.to_le_bytes()).collect()
-    }
-
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (pairs, []) = bytes.as_chunks::<2>() else {
-            return None;
-        };
-        let used: Vec<u16> = pairs.iter().map(|pair| u16::from_le_bytes(*pair)).collect();
-        (used.len() == CHUNK_GROUPS as usize).then_some(ChunkUse(used))
-    }
-
-    pub(super) fn blocks(&self) -> u64 {
-        self.0.iter().map(|used| u64::from(*used)).sum()
-    }
-}
-
-/// The state of the allocator beside the groups.
-pub(super) struct Space {
-    pub(super) chunks: Vec<ChunkUse>,
-    /// Chunks whose numbers are not in the catalogue yet.
-    pub(super) changed: BTreeSet<usize>,
-    pub(super) used_blocks: u64,
-    /// Allocated, but not in a tree yet.
-    pub(super) in_flight: u64,
-    /// Blocks that the groups count as free and that are not to be taken: in flight, or freed
-    /// and not given back yet.
-    pub(super) busy: HashMap<u64, Bits>,
-    pub(super) limit_blocks: u64,
-    /// Where the last search ended.
-    cursor: u64,
+#[derive(Debug, Default)]
+pub(crate) struct Space {
+    counts: Vec<u8>,
+    free_in_region: Vec<u16>,
+    free: u64,
+    threshold: u16,
+    cursor: usize,
+    overflow: HashMap<Unit, u32>,
+    pub(crate) maps: Vec<MapUnit>,
+    changed: Vec<bool>,
+    freed: Vec<Unit>,
 }
 
 impl Space {
-    pub(super) fn new(chunks: Vec<ChunkUse>, limit_blocks: u64) -> Self {
-        let used_blocks = chunks.iter().map(ChunkUse::blocks).sum();
-        let mut space = Space {
-            chunks,
-            changed: BTreeSet::new(),
-            used_blocks,
-            in_flight: 0,
-            busy: HashMap::new(),
-            limit_blocks,
-            cursor: 0,
-        };
-        // Number 0 stands for "no block" in the trees.
-        space.set_busy(0, true);
-        space
+    /// Units in all, used or not.
+    pub(crate) fn total(&self) -> u64 {
+        self.counts.len() as u64
     }
 
-    pub(super) fn set_busy(&mut self, block: u64, busy: bool) {
-        let group = block / GROUP_BLOCKS;
-        let bits = self.busy.entry(group).or_insert([0; WORDS]);
-        set_bit(bits, block % GROUP_BLOCKS, busy);
-        if *bits == [0; WORDS] {
-            self.busy.remove(&group);
+    pub(crate) fn free(&self) -> u64 {
+        self.free
+    }
+
+    /// Units that the next checkpoint will set free.
+    pub(crate) fn freed(&self) -> u64 {
+        self.freed.len() as u64
+    }
+
+    /// Adds empty units up to `total`, a multiple of [`COUNTED_UNITS`].
+    pub(crate) fn grow(&mut self, total: u64) {
+        let from = self.total();
+        self.counts.resize(total as usize, FREE);
+        self.free_in_region
+            .resize(total as usize / REGION_UNITS, REGION_UNITS as u16);
+        self.free += total.saturating_sub(from);
+        let maps = (total / COUNTED_UNITS) as usize;
+        self.maps.resize(maps, MapUnit::NEW);
+        self.changed.resize(maps, false);
+        for chunk in from.div_ceil(CHUNK_UNITS)..total.div_ceil(CHUNK_UNITS) {
+            let first = chunk * CHUNK_UNITS;
+            (first..first + SPACE_MAP_UNITS).for_each(|unit| self.reserve(unit));
         }
+        self.begin_round();
     }
 
-    pub(super) fn busy_bits(&self, group: u64) -> Bits {
-        self.busy.get(&group).copied().unwrap_or([0; WORDS])
-    }
-
-    /// These blocks of a group are not busy any more.
-    pub(super) fn release(&mut self, group: u64, bits: &Bits) {
-        if let Some(busy) = self.busy.get_mut(&group) {
-            for (busy, bits) in busy.iter_mut().zip(bits) {
-                *busy &= !bits;
+    /// Sets the counts of a map unit, as they were saved.
+    pub(crate) fn load(&mut self, index: usize, map: MapUnit, bytes: &[u8]) -> Option<()> {
+        let start = index * COUNTED_UNITS as usize;
+        for (at, count) in bytes.iter().enumerate() {
+            let unit = start + at;
+            if *count == FREE {
+                continue;
             }
-            if *busy == [0; WORDS] {
-                self.busy.remove(&group);
+            let slot = self.counts.get_mut(unit)?;
+            if *slot != FREE || *count > OVERFLOW {
+                return None;
+            }
+            *slot = *count;
+            self.free -= 1;
+            self.free_in_region[unit / REGION_UNITS] -= 1;
+        }
+        *self.maps.get_mut(index)? = map;
+        Some(())
+    }
+
+    pub(crate) fn load_overflow(&mut self, unit: Unit, count: u32) {
+        self.overflow.insert(unit, count);
+    }
+
+    pub(crate) fn overflow(&self) -> &HashMap<Unit, u32> {
+        &self.overflow
+    }
+
+    /// The map units that changed since they were last saved.
+    pub(crate) fn take_changed(&mut self) -> Vec<usize> {
+        let changed = self.changed.iter_mut().enumerate();
+        let changed =
+            changed.filter_map(|(index, changed)| std::mem::take(changed).then_some(index));
+        changed.collect()
+    }
+
+    /// What is saved of a map unit.
+    pub(crate) fn map_bytes(&self, index: usize) -> [u8; UNIT_BYTES] {
+        let counts = self.counts.iter().skip(index * UNIT_BYTES);
+        let mut bytes = [FREE; UNIT_BYTES];
+        for (byte, count) in bytes.iter_mut().zip(counts) {
+            *byte = if *count >= RESERVED { FREE } else { *count };
+        }
+        bytes
+    }
+
+    /// References to a unit.
+    pub(crate) fn count(&self, unit: Unit) -> u32 {
+        match self.counts.get(unit as usize).copied() {
+            None | Some(FREE | RESERVED | PENDING) => 0,
+            Some(OVERFLOW) => self.overflow.get(&unit).copied().unwrap_or(0),
+            Some(count) => count.into(),
+        }
+    }
+
+    /// Whether a unit can be given to a new block or page on replay.
+    pub(crate) fn is_claimable(&self, unit: Unit) -> bool {
+        matches!(self.counts.get(unit as usize), Some(&(FREE | RESERVED)))
+    }
+
+    fn mark(&mut self, unit: Unit) {
+        self.changed[(unit / COUNTED_UNITS) as usize] = true;
+    }
+
+    /// Takes a certain free unit out of use, until it is claimed or released.
+    pub(crate) fn reserve(&mut self, unit: Unit) {
+        if let Some(count) = self.counts.get_mut(unit as usize)
+            && *count == FREE
+        {
+            *count = RESERVED;
+            self.free -= 1;
+            self.free_in_region[unit as usize / REGION_UNITS] -= 1;
+        }
+    }
+
+    /// The unit now has `count` references.
+    pub(crate) fn claim(&mut self, unit: Unit, count: u32) {
+        self.reserve(unit);
+        self.mark(unit);
+        self.set(unit, count);
+    }
+
+    fn set(&mut self, unit: Unit, count: u32) {
+        let slot = &mut self.counts[unit as usize];
+        if count > MOST.into() {
+            *slot = OVERFLOW;
+            self.overflow.insert(unit, count);
+        } else {
+            if *slot == OVERFLOW {
+                self.overflow.remove(&unit);
+            }
+            *slot = count as u8;
+        }
+    }
+
+    /// One more reference.
+    #[inline]
+    pub(crate) fn add(&mut self, unit: Unit) {
+        self.mark(unit);
+        match &mut self.counts[unit as usize] {
+            count @ 1..MOST => *count += 1,
+            _ => self.set(unit, self.count(unit) + 1),
+        }
+    }
+
+    /// One reference less. True: it was the last.
+    #[inline]
+    pub(crate) fn subtract(&mut self, unit: Unit) -> bool {
+        self.mark(unit);
+        match &mut self.counts[unit as usize] {
+            count @ 2..=MOST => {
+                *count -= 1;
+                false
+            }
+            count @ 1 => {
+                *count = PENDING;
+                self.freed.push(unit);
+                true
+            }
+            _ => {
+                self.set(unit, self.count(unit).saturating_sub(1));
+                false
             }
         }
     }
 
-    fn groups(&self) -> u64 {
-        self.chunks.len() as u64 * CHUNK_GROUPS
-    }
-
-    fn used_of(&self, group: u64) -> u64 {
-        let chunk = self.chunks.get((group / CHUNK_GROUPS) as usize);
-        chunk
-            .and_then(|chunk| chunk.0.get((group % CHUNK_GROUPS) as usize))
-            .map_or(GROUP_BLOCKS, |used| u64::from(*used))
-    }
-
-    /// Nothing of the chunk is in use or about to be.
-    pub(super) fn chunk_is_idle(&self, chunk: u64) -> bool {
-        let first = chunk * CHUNK_GROUPS;
-        let busy = |group: &u64| {
-            let only_zero = *group == 0
-                && self
-                    .busy_bits(0)
-                    .iter()
-                    .map(|word| word.count_ones())
-                    .sum::<u32>()
-                    == 1;
-            self.busy.contains_key(group) && !only_zero
-        };
-        self.chunks
-            .get(chunk as usize)
-            .is_some_and(|used| used.blocks() == 0)
-            && !(first..first + CHUNK_GROUPS).any(|group| busy(&group))
-    }
-
-    /// A call succeeded that changed how many blocks of a group are in use.
-    fn adjust(&mut self, group: u64, change: i64) {
-        let chunk = (group / CHUNK_GROUPS) as usize;
-        let used = self
-            .chunks
-            .get_mut(chunk)
-            .and_then(|chunk| chunk.0.get_mut((group % CHUNK_GROUPS) as usize));
-        if let Some(used) = used {
-            *used = (i64::from(*used) + change).clamp(0, GROUP_BLOCKS as i64) as u16;
-            self.used_blocks = self.used_blocks.saturating_add_signed(change);
-            self.changed.insert(chunk);
+    /// A reserved unit that nobody took: it may still be read until the next checkpoint.
+    pub(crate) fn set_aside(&mut self, unit: Unit) {
+        if self.counts.get(unit as usize) == Some(&RESERVED) {
+            self.counts[unit as usize] = PENDING;
+            self.freed.push(unit);
         }
+    }
+
+    /// What was freed until now: to be released when a checkpoint from now on is durable.
+    pub(crate) fn take_freed(&mut self) -> Vec<Unit> {
+        std::mem::take(&mut self.freed)
+    }
+
+    pub(crate) fn release(&mut self, units: Vec<Unit>) {
+        for unit in units {
+            self.counts[unit as usize] = FREE;
+            self.free += 1;
+            self.free_in_region[unit as usize / REGION_UNITS] += 1;
+        }
+        self.begin_round();
+    }
+
+    fn begin_round(&mut self) {
+        self.threshold = REGION_UNITS as u16;
+    }
+
+    /// Up to `most` units in one run. `None`: the store is full.
+    pub(crate) fn take(&mut self, open: &mut Open, most: u64) -> Option<(Unit, u64)> {
+        if open.runs.is_empty() {
+            self.refill(open)?;
+        }
+        let run = open.runs.front_mut()?;
+        let taken = (run.0, run.1.min(most));
+        run.0 += taken.1;
+        run.1 -= taken.1;
+        if run.1 == 0 {
+            open.runs.pop_front();
+        }
+        open.left -= taken.1;
+        Some(taken)
+    }
+
+    /// Exactly these units next to each other.
+    pub(crate) fn take_contiguous(&mut self, units: u64) -> Option<Unit> {
+        let mut start = 0;
+        for unit in 0..self.counts.len() {
+            if self.counts[unit] != FREE {
+                start = unit + 1;
+            } else if (unit + 1 - start) as u64 == units {
+                (start..=unit).for_each(|unit| self.reserve(unit as Unit));
+                return Some(start as Unit);
+            }
+        }
+        None
+    }
+
+    /// The run that comes next, if it starts at this unit.
+    pub(crate) fn take_at(&mut self, open: &mut Open, unit: Unit, units: u64) -> bool {
+        match open.runs.front().copied() {
+            Some((start, length)) if start == unit && length >= units => {
+                self.take(open, units).is_some()
+            }
+            _ => false,
+        }
+    }
+
+    fn refill(&mut self, open: &mut Open) -> Option<()> {
+        let region = self.next_region()?;
+        let first = region * REGION_UNITS;
+        let mut run: Option<(Unit, u64)> = None;
+        for unit in first..first + REGION_UNITS {
+            if self.counts[unit] != FREE {
+                open.runs.extend(run.take());
+                continue;
+            }
+            self.counts[unit] = RESERVED;
+            run = Some(run.map_or((unit as Unit, 1), |(start, length)| (start, length + 1)));
+        }
+        open.runs.extend(run);
+        let taken = u64::from(std::mem::take(&mut self.free_in_region[region]));
+        self.free -= taken;
+        open.left += taken;
+        Some(())
+    }
+
+    fn next_region(&mut self) -> Option<usize> {
+        if self.free == 0 {
+            return None;
+        }
+        loop {
+            let threshold = self.threshold;
+            let wanted = |free: &u16| *free >= threshold;
+            let after = self.free_in_region.get(self.cursor..).unwrap_or_default();
+            if let Some(found) = after.iter().position(wanted) {
+                self.cursor += found + 1;
+                return Some(self.cursor - 1);
+            }
+            self.cursor = 0;
+            if let Some(found) = self.free_in_region.iter().position(wanted) {
+                self.cursor = found + 1;
+                return Some(found);
+            }
+            if self.threshold == 1 {
+                return None;
+            }
+            self.threshold = self.threshold.saturating_sub(THRESHOLD_STEP).max(1);
+        }
+    }
+
+    /// Gives back what is left.
+    pub(crate) fn close(&mut self, open: &mut Open) {
+        let units = open
+            .runs
+            .drain(..)
+            .flat_map(|(start, length)| start..start + length);
+        let units = units.collect();
+        open.left = 0;
+        self.release(units);
     }
 }
 
-/// What the counts of a call's blocks come to; in force once the call has succeeded.
-#[derive(Default)]
-pub(super) struct Settled {
-    /// Group and how many of its blocks more or less are in use.
-    changes: Vec<(u64, i64)>,
-    taken: Vec<u64>,
-    pub(super) freed: Vec<u64>,
-}
-
-impl State {
-    fn group(&mut self, group: u64) -> Result<Arc<Group>> {
-        let found = self.groups.get(&group)?;
-        Ok(found.unwrap_or_else(|| Arc::new(Group::empty())))
-    }
-
-    /// Bits of a group's blocks that can be taken.
-    pub(super) fn free_bits(&mut self, group: u64) -> Result<Bits> {
-        let used = self.group(group)?.used();
-        let mut free = self.space.busy_bits(group);
-        for (free, used) in free.iter_mut().zip(used) {
-            *free = !(*free | used);
-        }
-        Ok(free)
-    }
-
-    /// Holds these freed blocks of a group and all of its free ones, so that nobody takes them
-    /// until they are released: next to each other they are given back in fewer pieces.
-    pub(super) fn hold_free(&mut self, group: u64, freed: &[u64]) -> Result<Bits> {
-        let mut held = self.free_bits(group)?;
-        for block in freed {
-            set_bit(&mut held, block % GROUP_BLOCKS, true);
-        }
-        let busy = self.space.busy.entry(group).or_insert([0; WORDS]);
-        for (busy, held) in busy.iter_mut().zip(held) {
-            *busy |= held;
-        }
-        Ok(held)
-    }
-
-    /// Takes `count` blocks, next to each other as far as possible. They are in flight until
-    /// [`State::landed`], and then in a tree or among the freed.
-    pub(super) fn allocate(&mut self, count: u64) -> Result<Vec<Run>> {
-        let wanted = self.space.used_blocks + self.space.in_flight + count;
-        if self.low_on_space() || wanted > self.space.limit_blocks {
-            return Err(Error::OutOfSpace);
-        }
-        let mut runs = Vec::new();
-        let mut missing = count;
-        let (start, groups) = (self.space.cursor, self.space.groups());
-        let first_group = start / GROUP_BLOCKS;
-        // The group of the cursor comes twice: its end first, its beginning last.
-        for step in 0..=groups {
-            if missing == 0 || groups == 0 {
-                break;
-            }
-            let group = (first_group + step) % groups;
-            let within = start % GROUP_BLOCKS;
-            let range = match step {
-                0 => within..GROUP_BLOCKS,
-                step if step == groups => 0..within,
-                _ => 0..GROUP_BLOCKS,
-            };
-            missing -= self.take(group, range, missing, &mut runs)?;
-        }
-        while missing > 0 {
-            if self.space.chunks.len() >= MAX_CHUNKS {
-                return Err(Error::OutOfSpace);
-            }
-            let group = self.space.groups();
-            self.space.changed.insert(self.space.chunks.len());
-            self.space.chunks.push(ChunkUse::empty());
-            for group in group..group + CHUNK_GROUPS {
-                missing -= self.take(group, 0..GROUP_BLOCKS, missing, &mut runs)?;
-            }
-        }
-        for run in &runs {
-            for block in run.start..run.start + run.count {
-                self.space.set_busy(block, true);
-            }
-        }
-        if let Some(last) = runs.last() {
-            let groups = self.space.groups().max(1);
-            self.space.cursor = (last.start + last.count) % (groups * GROUP_BLOCKS);
-        }
-        self.space.in_flight += count;
-        Ok(runs)
-    }
-
-    /// Finds up to `most` free blocks of a range of a group; answers how many.
-    fn take(
-        &mut self,
-        group: u64,
-        range: std::ops::Range<u64>,
-        most: u64,
-        runs: &mut Vec<Run>,
-    ) -> Result<u64> {
-        if most == 0 || self.space.used_of(group) >= GROUP_BLOCKS {
-            return Ok(0);
-        }
-        let free = self.free_bits(group)?;
-        let mut found = 0;
-        for index in range.filter(|index| bit(&free, *index)).take(most as usize) {
-            push_block(runs, group * GROUP_BLOCKS + index);
-            found += 1;
-        }
-        Ok(found)
-    }
-
-    /// Blocks in flight have landed in a tree (`Ok` of the call), or nowhere: then they are
-    /// given back like freed ones, as data may have reached the file.
-    pub(super) fn landed(&mut self, runs: &[Run], in_a_tree: bool) {
-        for run in runs {
-            self.space.in_flight = self.space.in_flight.saturating_sub(run.count);
-            if !in_a_tree {
-                self.freed.extend(run.start..run.start + run.count);
-            }
-        }
-    }
-
-    /// Brings the counts of the current call's gained and lost blocks into the groups.
-    pub(super) fn settle_counts(&mut self) -> Result<Settled> {
-        let gained = std::mem::take(&mut self.call.gained).into_iter();
-        let lost = std::mem::take(&mut self.call.lost).into_iter();
-        let mut changes: Vec<(u64, i64)> = gained.map(|block| (block, 1)).collect();
-        changes.extend(lost.map(|block| (block, -1)));
-        changes.sort_unstable();
-        let mut settled = Settled::default();
-        for changes in changes.chunk_by(|a, b| a.0 / GROUP_BLOCKS == b.0 / GROUP_BLOCKS) {
-            let Some((block, _)) = changes.first() else {
-                continue;
-            };
-            self.settle_group(block / GROUP_BLOCKS, changes, &mut settled)?;
-        }
-        Ok(settled)
-    }
-
-    fn settle_group(
-        &mut self,
-        number: u64,
-        changes: &[(u64, i64)],
-        settled: &mut Settled,
-    ) -> Result<()> {
-        if number >= self.space.groups() {
-            return Err(corrupt(format!("block group {number} does not exist")));
-        }
-        let mut group = (*self.group(number)?).clone();
-        let mut used = 0;
-        for changes in changes.chunk_by(|a, b| a.0 == b.0) {
-            let Some((block, _)) = changes.first() else {
-                continue;
-            };
-            let change: i64 = changes.iter().map(|(_, change)| change).sum();
-            let before = group.count(block % GROUP_BLOCKS);
-            let after = u32::try_from(i64::from(before) + change)
-                .map_err(|_| corrupt(format!("block {block} was counted {before} times only")))?;
-            group.set(block % GROUP_BLOCKS, after);
-            if before == 0 && after > 0 {
-                used += 1;
-                settled.taken.push(*block);
-            } else if before > 0 && after == 0 {
-                used -= 1;
-                settled.freed.push(*block);
-            }
-        }
-        settled.changes.push((number, used));
-        let value = (!group.is_empty()).then(|| Arc::new(group));
-        self.groups.put(number, value);
-        Ok(())
-    }
-
-    /// Puts settled counts in force.
-    pub(super) fn apply_settled(&mut self, settled: Settled) {
-        for (group, change) in settled.changes {
-            self.space.adjust(group, change);
-        }
-        for block in settled.taken {
-            self.space.set_busy(block, false);
-        }
-        for block in &settled.freed {
-            self.space.set_busy(*block, true);
-        }
-        self.freed.extend(settled.freed);
+impl Open {
+    /// Units that can be taken without looking for more.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    proptest! {
-        #[test]
-        fn a_group_comes_back(counts in prop::collection::vec((0u64..1024, prop_oneof![0u32..3, 200u32..300, any::<u32>()]), 0..300)) {
-            let mut group = Group::empty();
-            let mut plain = [0u32; 1024];
-            for (index, count) in counts {
-                group.set(index, count);
-                plain[index as usize] = count;
-            }
-            let mut bytes = Vec::new();
-            group.encode(&mut bytes);
-            let again = Group::decode(&bytes).unwrap();
-            for (index, count) in (0..).zip(plain) {
-                prop_assert_eq!(group.count(index), count);
-                prop_assert_eq!(again.count(index), count);
-                prop_assert_eq!(bit(&again.used(), index), count > 0);
-            }
-        }
+    fn space() -> Space {
+        let mut space = Space::default();
+        space.grow(2 * COUNTED_UNITS);
+        space
+    }
 
-        #[test]
-        fn any_bytes_are_a_group_or_none(bytes in prop::collection::vec(any::<u8>(), 0..5000)) {
-            let _ = (Group::decode(&bytes), ChunkUse::from_bytes(&bytes));
+    #[test]
+    fn units_are_handed_out_once_and_in_runs() {
+        let mut space = space();
+        let all = space.free();
+        assert_eq!(all, 2 * COUNTED_UNITS - SPACE_MAP_UNITS);
+        let mut open = Open::default();
+        let mut seen = std::collections::HashSet::new();
+        while let Some((start, length)) = space.take(&mut open, 100) {
+            assert!((start..start + length).all(|unit| seen.insert(unit)));
         }
+        assert_eq!(seen.len() as u64, all);
+        assert!((0..SPACE_MAP_UNITS).all(|unit| !seen.contains(&unit)));
+    }
+
+    #[test]
+    fn freed_units_come_back_only_when_released() {
+        let mut space = space();
+        let mut open = Open::default();
+        let (unit, _) = space.take(&mut open, 1).unwrap();
+        space.claim(unit, 1);
+        for _ in 0..600 {
+            space.add(unit);
+        }
+        assert_eq!(space.count(unit), 601);
+        for _ in 0..600 {
+            assert!(!space.subtract(unit));
+        }
+        assert!(space.overflow().is_empty());
+        assert!(space.subtract(unit));
+        space.close(&mut open);
+        let free = space.free();
+        assert!(!space.is_claimable(unit));
+        let freed = space.take_freed();
+        assert_eq!(freed, [unit]);
+        space.release(freed);
+        assert_eq!(space.free(), free + 1);
+    }
+
+    #[test]
+    fn what_is_saved_comes_back() {
+        let mut space = space();
+        let mut open = Open::default();
+        let (unit, _) = space.take(&mut open, 3).unwrap();
+        space.claim(unit, 1);
+        space.claim(unit + 1, 300);
+        let index = (unit / COUNTED_UNITS) as usize;
+        assert_eq!(space.take_changed(), [index]);
+        let bytes = space.map_bytes(index);
+        let mut copy = self::space();
+        copy.load(index, MapUnit { slot: 1, crc: 5 }, &bytes)
+            .unwrap();
+        copy.load_overflow(unit + 1, 300);
+        assert_eq!([0, 1, 2].map(|at| copy.count(unit + at)), [1, 300, 0]);
+        assert_eq!(copy.free(), self::space().free() - 2);
     }
 }

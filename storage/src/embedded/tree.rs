@@ -1,529 +1,575 @@
-//! The map of an image: a radix tree of 256-way nodes from block index to stored block.
+//! The maps of images: radix trees of 256 entries a page that copy the path they change.
 //!
-//! A node is shared between trees by a count of the slots and roots that point to it (table
-//! `shares`, absent: 1). Only a node that nobody shares is changed in place; a shared one is
-//! copied first, which adds a count to everything it points to. So snapshot and clone are one
-//! more count on a root, and equal node numbers mean equal content, which a diff skips.
+//! **Promises.** A page or block that several parents share is counted ([`Space`]), and is never
+//! changed: the first change below a shared page copies it and adds a reference to each of its
+//! targets. So snapshots and clones only take a reference to a root. A call that answers
+//! [`Stop`] has changed nothing.
 
-use std::sync::Arc;
+use super::format::Unit;
+use super::format::node::{FANOUT, Inner, Leaf, Node};
+use super::pages::{Missing, Pages, Stop, is_unsaved};
+use super::space::Space;
 
-use super::blocks::BLOCK_BYTES;
-use super::state::State;
-use super::table::{Value, corrupt};
-use crate::store::ExtentList;
-use crate::{Error, ExtentKind, Result};
-
-const SLOTS: usize = 256;
-/// Six levels of 256 slots of 4 KiB blocks: the largest image.
-const MAX_HEIGHT: u8 = 6;
-/// Leaves that one call frees itself; the rest goes to the queue of dropped nodes.
-const LEAVES_FREED_AT_ONCE: u32 = 32;
-
-/// A stored block and its checksum. Block 0 is no block: the data is zero.
+/// The top of a tree. Height 1: a leaf. Page 0: nothing is mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Entry {
-    pub(super) block: u64,
-    pub(super) crc: u32,
+pub(crate) struct Root {
+    pub(crate) page: u64,
+    pub(crate) crc: u32,
+    pub(crate) height: u8,
+    /// Blocks that are not holes.
+    pub(crate) mapped: u64,
 }
 
-/// Of an image's or snapshot's tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Root {
-    /// 0: no node, all zero.
-    pub(super) node: u64,
-    /// Levels of nodes.
-    pub(super) height: u8,
-    /// Blocks that the tree maps.
-    pub(super) mapped: u64,
+/// A reference to a page that is to be let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    pub(crate) page: u64,
+    pub(crate) crc: u32,
+    pub(crate) level: u8,
 }
 
-/// On a leaf (level 0) a slot's id is a block and its value the checksum; above, a slot's id is a
-/// node and its value the blocks mapped below. Id 0 is an empty slot.
-#[derive(Clone)]
-pub(super) struct Node {
-    pub(super) level: u8,
-    pub(super) ids: [u64; SLOTS],
-    pub(super) values: [u64; SLOTS],
+/// Blocks in a row that lie in a row on the disk. Unit 0: a hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) unit: Unit,
+    pub(crate) count: u64,
 }
 
-impl Node {
-    fn empty(level: u8) -> Self {
-        Node {
-            level,
-            ids: [0; SLOTS],
-            values: [0; SLOTS],
-        }
-    }
-
-    /// The slots in use: number, id, value.
-    pub(super) fn slots(&self) -> impl Iterator<Item = (usize, u64, u64)> + '_ {
-        let slots = self.ids.iter().zip(&self.values).enumerate();
-        slots
-            .filter(|(_, (id, _))| **id != 0)
-            .map(|(slot, (id, value))| (slot, *id, *value))
-    }
-
-    pub(super) fn mapped(&self) -> u64 {
-        match self.level {
-            0 => self.slots().count() as u64,
-            _ => self.slots().map(|(_, _, mapped)| mapped).sum(),
-        }
-    }
+/// All trees, and the space they use.
+pub(crate) struct Trees {
+    pub(crate) pages: Pages,
+    pub(crate) space: Space,
+    /// Units that hold data of images, a shared one once.
+    pub(crate) used: u64,
+    pub(crate) drops: Vec<Dropped>,
 }
 
-/// Layout: level u8; 32 bytes, a bit per used slot; per used slot of a leaf block u48 and CRC-32C
-/// u32, of an inner node id u64 and mapped u64. Little-endian.
-impl Value for Node {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(self.level);
-        let mut used = [0u8; SLOTS / 8];
-        for (slot, _, _) in self.slots() {
-            if let Some(byte) = used.get_mut(slot / 8) {
-                *byte |= 1 << (slot % 8);
-            }
-        }
-        out.extend_from_slice(&used);
-        for (_, id, value) in self.slots() {
-            let (id, value) = (id.to_le_bytes(), value.to_le_bytes());
-            let (id_bytes, value_bytes) = if self.level == 0 { (6, 4) } else { (8, 8) };
-            out.extend(id.iter().take(id_bytes));
-            out.extend(value.iter().take(value_bytes));
-        }
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (level, rest) = bytes.split_first()?;
-        let (used, mut rest) = rest.split_first_chunk::<{ SLOTS / 8 }>()?;
-        let mut node = Node::empty(*level);
-        let (id_bytes, value_bytes) = if *level == 0 { (6, 4) } else { (8, 8) };
-        let number = |bytes: &[u8]| {
-            let rising = bytes.iter().rev();
-            rising.fold(0u64, |number, byte| number << 8 | u64::from(*byte))
-        };
-        for slot in 0..SLOTS {
-            if used.get(slot / 8)? & 1 << (slot % 8) == 0 {
-                continue;
-            }
-            let (id, behind) = rest.split_at_checked(id_bytes)?;
-            let (value, behind) = behind.split_at_checked(value_bytes)?;
-            *node.ids.get_mut(slot)? = number(id);
-            *node.values.get_mut(slot)? = number(value);
-            rest = behind;
-        }
-        rest.is_empty().then_some(node)
-    }
-
-    fn cost_bytes(&self) -> usize {
-        size_of::<Self>()
-    }
-}
-
-/// What to put into a range of a tree.
-pub(super) enum Fill<'a> {
-    Blocks(&'a [Entry]),
-    Zero,
-}
-
-struct Edit<'a> {
-    first: u64,
-    end: u64,
-    fill: Fill<'a>,
-}
-
-impl Edit<'_> {
-    fn entry(&self, index: u64) -> Entry {
-        match &self.fill {
-            Fill::Blocks(entries) => {
-                let at = index.checked_sub(self.first);
-                at.and_then(|at| entries.get(at as usize))
-                    .copied()
-                    .unwrap_or_default()
-            }
-            Fill::Zero => Entry::default(),
-        }
-    }
-
-    fn clears(&self, start: u64, end: u64) -> bool {
-        matches!(self.fill, Fill::Zero) && self.first <= start && end <= self.end
-    }
-}
-
-/// Blocks below one slot of a node of this level.
-fn slot_span(level: u8) -> u64 {
+/// Blocks below one entry of a page of this level.
+pub(crate) fn entry_blocks(level: u8) -> u64 {
     1 << (8 * u32::from(level))
 }
 
-/// Says where in the image a damaged node is.
-fn at_block<T>(result: Result<T>, block: u64) -> Result<T> {
-    result.map_err(|error| match error {
-        Error::Corrupt { image, detail, .. } => Error::Corrupt {
-            image,
-            offset: block.saturating_mul(BLOCK_BYTES),
-            detail,
-        },
-        other => other,
-    })
+fn index_of(block: u64, level: u8) -> usize {
+    (block >> (8 * u32::from(level))) as usize & (FANOUT - 1)
 }
 
-impl State {
-    pub(super) fn node(&mut self, id: u64, level: u8) -> Result<Arc<Node>> {
-        match self.nodes.get(&id)? {
-            Some(node) if node.level == level => Ok(node),
-            Some(node) => Err(corrupt(format!(
-                "node {id} has level {}, not {level}",
-                node.level
-            ))),
-            None => Err(corrupt(format!("node {id} is missing"))),
+/// The height of a tree that reaches this many blocks.
+pub(crate) fn height_for(blocks: u64) -> u8 {
+    let mut height = 1;
+    while height < 7 && entry_blocks(height) < blocks {
+        height += 1;
+    }
+    height
+}
+
+impl Root {
+    pub(super) fn top(&self) -> Missing {
+        Missing {
+            unit: self.page,
+            crc: self.crc,
+            level: self.height.saturating_sub(1),
         }
     }
 
-    pub(super) fn shares(&mut self, id: u64) -> Result<u32> {
-        Ok(self.shares.get(&id)?.map_or(1, |count| *count))
-    }
-
-    fn set_shares(&mut self, id: u64, count: u32) {
-        let value = (count > 1).then(|| Arc::new(count));
-        self.shares.put(id, value);
-    }
-
-    /// One more slot or root points to the node.
-    pub(super) fn share(&mut self, id: u64) -> Result<()> {
-        if id != 0 {
-            let count = self.shares(id)?.checked_add(1);
-            let count = count.ok_or_else(|| Error::Invalid("too many clones".into()))?;
-            self.set_shares(id, count);
+    pub(super) fn reach(&self) -> u64 {
+        match self.page {
+            0 => 0,
+            _ => entry_blocks(self.height),
         }
-        Ok(())
     }
+}
 
-    /// The entries of a range of blocks.
-    pub(super) fn lookup(&mut self, root: Root, first: u64, count: usize) -> Result<Vec<Entry>> {
-        let mut entries = vec![Entry::default(); count];
-        if let Some(level) = root.height.checked_sub(1) {
-            self.lookup_below(root.node, level, 0, first, &mut entries)?;
-        }
-        Ok(entries)
+/// A page that was put there by [`Trees::writable`] a moment ago.
+fn inner(pages: &mut Pages, page: u64) -> Option<&mut Inner> {
+    match &mut pages.find(page)?.node {
+        Node::Inner(inner) => Some(inner),
+        Node::Leaf(_) => None,
     }
+}
 
-    fn lookup_below(
-        &mut self,
-        id: u64,
-        level: u8,
-        base: u64,
-        first: u64,
-        entries: &mut [Entry],
-    ) -> Result<()> {
-        let (span, end) = (slot_span(level), first + entries.len() as u64);
-        if id == 0 || end <= base || base + span * SLOTS as u64 <= first {
-            return Ok(());
+fn leaf(pages: &mut Pages, page: u64) -> Option<&mut Leaf> {
+    match &mut pages.find(page)?.node {
+        Node::Leaf(leaf) => Some(leaf),
+        Node::Inner(_) => None,
+    }
+}
+
+pub(super) fn confused(page: u64) -> Stop {
+    Stop::Damaged(page, "a page of the wrong kind".into())
+}
+
+impl Trees {
+    /// The leaf of a block. `None`: a hole.
+    fn path(&mut self, root: &Root, block: u64) -> Result<Option<&Leaf>, Stop> {
+        if block >= root.reach() {
+            return Ok(None);
         }
-        let node = at_block(self.node(id, level), base.max(first))?;
-        let first_slot = first.saturating_sub(base) / span;
-        let slots = node
-            .slots()
-            .skip_while(|(slot, ..)| (*slot as u64) < first_slot);
-        for (slot, id, value) in slots {
-            let start = base + slot as u64 * span;
-            if start >= end {
-                break;
+        let mut at = root.top();
+        loop {
+            if at.level == 0 {
+                return match self.pages.get(at)? {
+                    Node::Leaf(leaf) => Ok(Some(leaf)),
+                    Node::Inner(_) => Err(confused(at.unit)),
+                };
             }
-            if level > 0 {
-                self.lookup_below(id, level - 1, start, first, entries)?;
-            } else if let Some(entry) = entries.get_mut((start - first) as usize) {
-                let crc = value as u32;
-                *entry = Entry { block: id, crc };
+            let Node::Inner(inner) = self.pages.get(at)? else {
+                return Err(confused(at.unit));
+            };
+            let index = index_of(block, at.level);
+            at = Missing {
+                unit: inner.pages[index],
+                crc: inner.crcs[index],
+                level: at.level - 1,
+            };
+            if at.unit == 0 {
+                return Ok(None);
             }
         }
-        Ok(())
     }
 
-    /// Maps blocks `first..first + count` anew. Blocks no longer mapped lose a count.
-    pub(super) fn assign(
+    /// Where blocks are, with the CRC of each.
+    pub(crate) fn look_up(
         &mut self,
-        mut root: Root,
+        root: &Root,
         first: u64,
         count: u64,
-        fill: Fill<'_>,
-    ) -> Result<Root> {
-        if count == 0 {
-            return Ok(root);
-        }
-        if matches!(fill, Fill::Blocks(_)) {
-            root = self.grow(root, first + count)?;
-        }
-        let Some(level) = root.height.checked_sub(1) else {
-            return Ok(root);
-        };
+    ) -> Result<(Vec<Piece>, Vec<u32>), Stop> {
+        let mut pieces: Vec<Piece> = Vec::with_capacity(1);
+        let mut crcs = Vec::with_capacity(count as usize);
         let end = first + count;
-        let edit = Edit { first, end, fill };
-        let (node, mapped) = self.update(root.node, level, 0, &edit, root.mapped)?;
-        let height = if node == 0 { 0 } else { root.height };
-        Ok(Root {
-            node,
-            height,
-            mapped,
-        })
+        let mut block = first;
+        let mut missing = Vec::new();
+        while block < end {
+            let leaf_end = (block | (FANOUT as u64 - 1)) + 1;
+            let stop = leaf_end.min(end);
+            match self.path(root, block) {
+                Err(Stop::Missing(page)) => missing.extend(page),
+                Err(damaged) => return Err(damaged),
+                Ok(found) => {
+                    for block in block..stop {
+                        let index = index_of(block, 0);
+                        let unit = found.map_or(0, |leaf| leaf.units[index]);
+                        crcs.push(found.map_or(0, |leaf| leaf.crcs[index]));
+                        match pieces.last_mut() {
+                            Some(last) if last.unit == 0 && unit == 0 => last.count += 1,
+                            Some(last) if last.unit != 0 && unit == last.unit + last.count => {
+                                last.count += 1;
+                            }
+                            _ => pieces.push(Piece { unit, count: 1 }),
+                        }
+                    }
+                }
+            }
+            block = stop;
+        }
+        match missing.is_empty() {
+            true => Ok((pieces, crcs)),
+            false => Err(Stop::Missing(missing)),
+        }
     }
 
-    /// Adds levels until the tree reaches `end` blocks.
-    fn grow(&mut self, mut root: Root, end: u64) -> Result<Root> {
-        while root.height == 0 || slot_span(root.height) < end {
-            if root.height >= MAX_HEIGHT {
-                return Err(Error::Invalid("beyond the largest image".into()));
+    /// Blocks of the range whose units nobody shares.
+    pub(crate) fn owned(&mut self, root: &Root, first: u64, count: u64) -> Result<u64, Stop> {
+        let (pieces, _) = self.look_up(root, first, count)?;
+        let mut owned = 0;
+        let mut block = first;
+        for piece in pieces {
+            for at in 0..piece.count {
+                let alone = piece.unit != 0 && self.space.count(piece.unit + at) == 1;
+                owned += u64::from(alone && !self.is_shared(root, block + at)?);
             }
-            if root.node != 0 {
-                let mut above = Node::empty(root.height);
-                above.ids[0] = root.node;
-                above.values[0] = root.mapped;
-                root.node = self.new_id();
-                self.nodes.set(root.node, above);
-            }
-            root.height += 1;
+            block += piece.count;
         }
-        Ok(root)
+        Ok(owned)
     }
 
-    /// Answers the node that now stands for `id`, and the blocks mapped below it.
-    fn update(
-        &mut self,
-        id: u64,
-        level: u8,
-        base: u64,
-        edit: &Edit<'_>,
-        mapped: u64,
-    ) -> Result<(u64, u64)> {
-        let span = slot_span(level);
-        let end = base + span * SLOTS as u64;
-        if edit.clears(base, end) {
-            self.let_go(id, level)?;
-            return Ok((0, 0));
+    /// Whether a page on the way to the block has several parents.
+    fn is_shared(&mut self, root: &Root, block: u64) -> Result<bool, Stop> {
+        let mut at = root.top();
+        while block < root.reach() && at.unit != 0 {
+            let parents = match is_unsaved(at.unit) {
+                true => self.pages.find(at.unit).map_or(0, |page| page.references),
+                false => self.space.count(at.unit),
+            };
+            if parents > 1 {
+                return Ok(true);
+            }
+            let Node::Inner(inner) = self.pages.get(at)? else {
+                return Ok(false);
+            };
+            let index = index_of(block, at.level);
+            at = Missing {
+                unit: inner.pages[index],
+                crc: inner.crcs[index],
+                level: at.level - 1,
+            };
         }
-        if end <= edit.first || edit.end <= base || (id == 0 && edit.clears(edit.first, edit.end)) {
-            return Ok((id, mapped));
+        Ok(false)
+    }
+
+    /// Whether a change of this range finds all pages that it needs.
+    pub(crate) fn ready(&mut self, root: &Root, first: u64, end: u64) -> Result<(), Stop> {
+        if first >= end || first >= root.reach() {
+            return Ok(());
         }
-        let (id, mut node) = at_block(self.own(id, level), base.max(edit.first))?;
-        let first_slot = (edit.first.saturating_sub(base) / span) as usize;
-        let end_slot = ((edit.end.min(end) - base).div_ceil(span)) as usize;
-        let slots = node.ids.iter_mut().zip(&mut node.values).enumerate();
-        for (slot, (slot_id, value)) in slots.take(end_slot).skip(first_slot) {
-            let start = base + slot as u64 * span;
-            if level > 0 {
-                (*slot_id, *value) = self.update(*slot_id, level - 1, start, edit, *value)?;
+        self.ready_below(root.top(), first, end.min(root.reach()))
+    }
+
+    /// As [`Trees::ready`] for blocks that are mapped one by one.
+    pub(crate) fn ready_all(&mut self, root: &Root, first: u64, end: u64) -> Result<(), Stop> {
+        let mut block = first;
+        while block < end {
+            self.ready(root, block, block + 1)?;
+            block = (block | (FANOUT as u64 - 1)) + 1;
+        }
+        Ok(())
+    }
+
+    /// `first..end` is counted from the page's own first block, and lies in it.
+    fn ready_below(&mut self, at: Missing, first: u64, end: u64) -> Result<(), Stop> {
+        if at.level == 0 {
+            return self.pages.get(at).map(|_| ());
+        }
+        let step = entry_blocks(at.level);
+        let (left, right) = (first / step, (end - 1) / step);
+        for index in [left, right].into_iter().skip(usize::from(left == right)) {
+            let Node::Inner(inner) = self.pages.get(at)? else {
+                return Err(confused(at.unit));
+            };
+            let child = Missing {
+                unit: inner.pages[index as usize],
+                crc: inner.crcs[index as usize],
+                level: at.level - 1,
+            };
+            let (from, to) = (first.max(index * step), end.min((index + 1) * step));
+            if child.unit == 0 {
                 continue;
             }
-            let new = edit.entry(start);
-            if new.block != *slot_id {
-                self.call.lost.extend((*slot_id != 0).then_some(*slot_id));
-                self.call
-                    .gained
-                    .extend((new.block != 0).then_some(new.block));
-                (*slot_id, *value) = (new.block, u64::from(new.crc));
-            }
-        }
-        let mapped = node.mapped();
-        if mapped == 0 {
-            self.nodes.put(id, None);
-            return Ok((0, 0));
-        }
-        self.nodes.set(id, node);
-        Ok((id, mapped))
-    }
-
-    /// A node that may be changed: the same if nobody shares it, else a copy.
-    fn own(&mut self, id: u64, level: u8) -> Result<(u64, Node)> {
-        if id == 0 {
-            return Ok((self.new_id(), Node::empty(level)));
-        }
-        let node = self.node(id, level)?;
-        let shares = self.shares(id)?;
-        if shares == 1 {
-            return Ok((id, (*node).clone()));
-        }
-        self.set_shares(id, shares - 1);
-        for (_, below, _) in node.slots() {
-            if level == 0 {
-                self.call.gained.push(below);
-            } else {
-                self.share(below)?;
-            }
-        }
-        Ok((self.new_id(), (*node).clone()))
-    }
-
-    /// A slot or root no longer points to the node.
-    pub(super) fn let_go(&mut self, id: u64, level: u8) -> Result<()> {
-        if id == 0 {
-            return Ok(());
-        }
-        let shares = self.shares(id)?;
-        if shares > 1 {
-            self.set_shares(id, shares - 1);
-            return Ok(());
-        }
-        if level == 0 && self.call.freed_leaves < LEAVES_FREED_AT_ONCE {
-            self.call.freed_leaves += 1;
-            return self.free_node(id, level);
-        }
-        self.queue_drop(id, level);
-        Ok(())
-    }
-
-    /// Takes away a node that nothing points to, and lets go of what it points to.
-    pub(super) fn free_node(&mut self, id: u64, level: u8) -> Result<()> {
-        let node = self.node(id, level)?;
-        self.nodes.put(id, None);
-        for (_, below, _) in node.slots() {
-            match level.checked_sub(1) {
-                None => self.call.lost.push(below),
-                Some(level) => self.let_go(below, level)?,
-            }
+            self.ready_below(child, from - index * step, to - index * step)?;
         }
         Ok(())
     }
 
-    pub(super) fn let_go_root(&mut self, root: Root) -> Result<()> {
-        match root.height.checked_sub(1) {
-            Some(level) => self.let_go(root.node, level),
-            None => Ok(()),
+    /// Lets go of a data unit.
+    fn subtract_data(&mut self, unit: Unit) {
+        if self.space.subtract(unit) {
+            self.used -= 1;
         }
     }
-}
 
-/// A comparison of two trees, block by block, that goes on where it stopped.
-pub(super) struct Walk {
-    pub(super) start_bytes: u64,
-    pub(super) end_bytes: u64,
-    /// Nodes that it may still look at before it lets others work.
-    pub(super) nodes: u32,
-    /// Where to go on; `None`: at the end, or the list is full.
-    pub(super) resume_bytes: Option<u64>,
-    pub(super) list: ExtentList,
-}
+    fn add_page(&mut self, page: u64) {
+        if is_unsaved(page) {
+            if let Some(page) = self.pages.find(page) {
+                page.references += 1;
+            }
+        } else {
+            self.space.add(page);
+        }
+    }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Side {
-    node: u64,
-    level: u8,
-}
+    /// One more owner of a tree.
+    pub(crate) fn share(&mut self, root: &Root) {
+        if root.page != 0 {
+            self.add_page(root.page);
+        }
+    }
 
-impl Side {
-    /// What stands in a slot of this side's node; a tree lower than the other one is slot 0.
-    fn below(self, node: Option<&Node>, level: u8, slot: usize) -> Side {
-        let id = match node {
-            Some(node) => node.ids.get(slot).copied().unwrap_or(0),
-            None if slot == 0 && self.level < level => return self,
-            None => 0,
+    /// One owner less; the work is done by and by in [`Trees::drop_one`].
+    pub(crate) fn let_go(&mut self, root: &Root) {
+        if root.page != 0 {
+            self.drops.push(Dropped {
+                page: root.page,
+                crc: root.crc,
+                level: root.height - 1,
+            });
+        }
+    }
+
+    /// A page in place of this one that may be changed. The page must be in memory.
+    fn writable(&mut self, page: u64, level: u8) -> Result<u64, Stop> {
+        let Some(found) = self.pages.find(page) else {
+            return Err(confused(page));
         };
-        Side {
-            node: id,
-            level: level.saturating_sub(1),
+        if is_unsaved(page) {
+            if found.references == 1 {
+                return Ok(page);
+            }
+            found.references -= 1;
+        } else if self.space.count(page) == 1 {
+            self.space.subtract(page);
+            return Ok(self.pages.renumber(page, None));
+        } else {
+            self.space.subtract(page);
+        }
+        let Some(found) = self.pages.find(page) else {
+            return Err(confused(page));
+        };
+        let node = found.node.clone();
+        for target in node.targets().iter().filter(|target| **target != 0) {
+            match level {
+                0 => self.space.add(*target),
+                _ => self.add_page(*target),
+            }
+        }
+        Ok(self.pages.add_unsaved(level, node))
+    }
+
+    fn writable_or_new(&mut self, page: u64, level: u8) -> Result<u64, Stop> {
+        match page {
+            0 => Ok(self.pages.add_unsaved(level, Node::empty(level))),
+            _ => self.writable(page, level),
         }
     }
-}
 
-impl State {
-    /// Lists what differs between two trees within the walk's range.
-    pub(super) fn compare(&mut self, older: Root, newer: Root, walk: &mut Walk) -> Result<()> {
-        walk.resume_bytes = None;
-        let side = |root: Root| Side {
-            node: root.node,
-            level: root.height.saturating_sub(1),
-        };
-        let level = older.height.max(newer.height).saturating_sub(1);
-        self.compare_below(side(older), side(newer), level, 0, walk)?;
-        Ok(())
+    fn reach_for(&mut self, root: &mut Root, blocks: u64) {
+        let height = height_for(blocks);
+        if root.page == 0 {
+            root.height = height;
+            return;
+        }
+        while root.height < height {
+            let mut node = Node::empty(root.height);
+            if let Node::Inner(inner) = &mut node {
+                inner.pages[0] = root.page;
+                inner.crcs[0] = root.crc;
+                inner.mapped[0] = root.mapped;
+            }
+            root.page = self.pages.add_unsaved(root.height, node);
+            root.height += 1;
+        }
     }
 
-    /// False: stop.
-    fn compare_below(
+    /// Maps blocks in a row to units in a row; the units are claimed, what was there is let go.
+    pub(crate) fn map(
         &mut self,
-        older: Side,
-        newer: Side,
-        level: u8,
-        base: u64,
-        walk: &mut Walk,
-    ) -> Result<bool> {
-        let span = slot_span(level);
-        let (start_bytes, end_bytes) = (
-            base * BLOCK_BYTES,
-            (base + span * SLOTS as u64).saturating_mul(BLOCK_BYTES),
-        );
-        if older.node == newer.node
-            || end_bytes <= walk.start_bytes
-            || walk.end_bytes <= start_bytes
-        {
-            return Ok(true);
+        root: &mut Root,
+        block: u64,
+        unit: Unit,
+        crcs: &[u32],
+    ) -> Result<(), Stop> {
+        let end = block + crcs.len() as u64;
+        self.ready_all(root, block, end)?;
+        let (mut block, mut unit, mut crcs) = (block, unit, crcs);
+        while !crcs.is_empty() {
+            let in_leaf = FANOUT - index_of(block, 0);
+            let (now, later) = crcs.split_at(in_leaf.min(crcs.len()));
+            self.map_in_leaf(root, block, unit, now)?;
+            block += now.len() as u64;
+            unit += now.len() as u64;
+            crcs = later;
         }
-        if walk.nodes == 0 {
-            walk.resume_bytes = Some(start_bytes.max(walk.start_bytes));
-            return Ok(false);
+        Ok(())
+    }
+
+    fn map_in_leaf(
+        &mut self,
+        root: &mut Root,
+        block: u64,
+        unit: Unit,
+        crcs: &[u32],
+    ) -> Result<(), Stop> {
+        self.reach_for(root, block + 1);
+        root.page = self.writable_or_new(root.page, root.height - 1)?;
+        let mut path = [0u64; 8];
+        let mut page = root.page;
+        for level in (1..root.height).rev() {
+            path[level as usize] = page;
+            let index = index_of(block, level);
+            let child = inner(&mut self.pages, page)
+                .ok_or_else(|| confused(page))?
+                .pages[index];
+            let new = self.writable_or_new(child, level - 1)?;
+            if new != child
+                && let Some(inner) = inner(&mut self.pages, page)
+            {
+                inner.pages[index] = new;
+            }
+            page = new;
         }
-        walk.nodes -= 1;
-        let old = at_block(self.side_node(older, level), base)?;
-        let new = at_block(self.side_node(newer, level), base)?;
-        for slot in 0..SLOTS {
-            let start = base + slot as u64 * span;
-            let below = older.below(old.as_deref(), level, slot);
-            let above = newer.below(new.as_deref(), level, slot);
-            let go_on = if below.node == above.node {
-                true
-            } else if level > 0 {
-                self.compare_below(below, above, level - 1, start, walk)?
-            } else {
-                walk.push(start, above.node != 0)
+        let mut old = [0u64; FANOUT];
+        let start = index_of(block, 0);
+        let leaf = leaf(&mut self.pages, page).ok_or_else(|| confused(page))?;
+        for (at, crc) in crcs.iter().enumerate() {
+            old[at] = std::mem::replace(&mut leaf.units[start + at], unit + at as u64);
+            leaf.crcs[start + at] = *crc;
+        }
+        let mut added = 0;
+        for (at, old) in old.iter().take(crcs.len()).enumerate() {
+            self.space.claim(unit + at as u64, 1);
+            match *old {
+                0 => added += 1,
+                old => self.subtract_data(old),
+            }
+        }
+        self.used += crcs.len() as u64;
+        if added > 0 {
+            root.mapped += added;
+            for level in 1..root.height {
+                let page = path[level as usize];
+                let inner = inner(&mut self.pages, page).ok_or_else(|| confused(page))?;
+                inner.mapped[index_of(block, level)] += added;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes holes of `first..end`.
+    pub(crate) fn unmap(&mut self, root: &mut Root, first: u64, end: u64) -> Result<(), Stop> {
+        self.ready(root, first, end)?;
+        let end = end.min(root.reach());
+        if first >= end || !self.any_mapped(root.top(), first, end)? {
+            return Ok(());
+        }
+        if first == 0 && end == root.reach() {
+            self.let_go(root);
+            *root = Root::default();
+            return Ok(());
+        }
+        root.page = self.writable(root.page, root.height - 1)?;
+        let removed = self.unmap_below(root.page, root.height - 1, first, end)?;
+        root.mapped -= removed;
+        if root.mapped == 0 {
+            self.let_go(root);
+            *root = Root::default();
+        }
+        Ok(())
+    }
+
+    fn any_mapped(&mut self, at: Missing, first: u64, end: u64) -> Result<bool, Stop> {
+        let step = entry_blocks(at.level);
+        for index in first / step..=(end - 1) / step {
+            let index = index as usize;
+            let child = match self.pages.get(at)? {
+                Node::Leaf(leaf) if leaf.units[index] != 0 => return Ok(true),
+                Node::Leaf(_) => continue,
+                Node::Inner(inner) if inner.pages[index] == 0 || inner.mapped[index] == 0 => {
+                    continue;
+                }
+                Node::Inner(inner) => Missing {
+                    unit: inner.pages[index],
+                    crc: inner.crcs[index],
+                    level: at.level - 1,
+                },
             };
-            if !go_on {
-                return Ok(false);
+            let base = index as u64 * step;
+            let (from, to) = (first.max(base) - base, end.min(base + step) - base);
+            if (from, to) == (0, step) || self.any_mapped(child, from, to)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The page may be changed. Answers how many blocks were mapped.
+    fn unmap_below(&mut self, page: u64, level: u8, first: u64, end: u64) -> Result<u64, Stop> {
+        let step = entry_blocks(level);
+        let mut removed = 0;
+        if level == 0 {
+            let leaf = leaf(&mut self.pages, page).ok_or_else(|| confused(page))?;
+            let mut old = [0u64; FANOUT];
+            for index in first as usize..end as usize {
+                old[index] = std::mem::take(&mut leaf.units[index]);
+                leaf.crcs[index] = 0;
+            }
+            for unit in old.into_iter().filter(|unit| *unit != 0) {
+                removed += 1;
+                self.subtract_data(unit);
+            }
+            return Ok(removed);
+        }
+        for index in first / step..=(end - 1) / step {
+            let base = index * step;
+            let index = index as usize;
+            let found = inner(&mut self.pages, page).ok_or_else(|| confused(page))?;
+            let child = Missing {
+                unit: found.pages[index],
+                crc: found.crcs[index],
+                level: level - 1,
+            };
+            let mapped = found.mapped[index];
+            if child.unit == 0 {
+                continue;
+            }
+            let (from, to) = (first.max(base) - base, end.min(base + step) - base);
+            let mut gone = mapped;
+            let mut left = 0;
+            if (from, to) != (0, step) {
+                if !self.any_mapped(child, from, to)? {
+                    continue;
+                }
+                left = self.writable(child.unit, child.level)?;
+                if let Some(found) = inner(&mut self.pages, page) {
+                    found.pages[index] = left;
+                }
+                gone = self.unmap_below(left, child.level, from, to)?;
+            }
+            if gone == mapped {
+                let page = if left == 0 { child.unit } else { left };
+                self.drops.push(Dropped {
+                    page,
+                    crc: child.crc,
+                    level: child.level,
+                });
+                left = 0;
+            }
+            removed += gone;
+            if let Some(found) = inner(&mut self.pages, page) {
+                found.pages[index] = left;
+                found.mapped[index] -= gone;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Lets go of one dropped page. False: there is none.
+    pub(crate) fn drop_one(&mut self) -> Result<bool, Stop> {
+        let Some(dropped) = self.drops.last().copied() else {
+            return Ok(false);
+        };
+        let Dropped { page, crc, level } = dropped;
+        if is_unsaved(page) {
+            let Some(found) = self.pages.find(page) else {
+                return Err(confused(page));
+            };
+            if found.references > 1 {
+                found.references -= 1;
+                self.drops.pop();
+                return Ok(true);
+            }
+        } else if self.space.count(page) != 1 {
+            self.space.subtract(page);
+            self.drops.pop();
+            return Ok(true);
+        } else {
+            self.pages.get(Missing {
+                unit: page,
+                crc,
+                level,
+            })?;
+        }
+        self.drops.pop();
+        let Some(found) = self.pages.remove(page) else {
+            return Err(confused(page));
+        };
+        if !is_unsaved(page) {
+            self.space.subtract(page);
+        }
+        match found.node {
+            Node::Leaf(leaf) => {
+                for unit in leaf.units.iter().filter(|unit| **unit != 0) {
+                    self.subtract_data(*unit);
+                }
+            }
+            Node::Inner(inner) => {
+                let children = inner.pages.iter().zip(&inner.crcs);
+                let children = children.filter(|(page, _)| **page != 0);
+                self.drops.extend(children.map(|(page, crc)| Dropped {
+                    page: *page,
+                    crc: *crc,
+                    level: level - 1,
+                }));
             }
         }
         Ok(true)
-    }
-
-    fn side_node(&mut self, side: Side, level: u8) -> Result<Option<Arc<Node>>> {
-        if side.node == 0 || side.level < level {
-            return Ok(None);
-        }
-        self.node(side.node, level).map(Some)
-    }
-}
-
-impl Walk {
-    fn push(&mut self, block: u64, is_data: bool) -> bool {
-        let start = (block * BLOCK_BYTES).max(self.start_bytes);
-        let end = ((block + 1) * BLOCK_BYTES).min(self.end_bytes);
-        let kind = if is_data {
-            ExtentKind::Data
-        } else {
-            ExtentKind::Zero
-        };
-        start >= end || self.list.push(start, end - start, kind)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn a_node_comes_back(level in 0u8..6, slots in prop::collection::vec((0usize..256, 1u64..1 << 48, any::<u32>()), 0..300)) {
-            let mut node = Node::empty(level);
-            for (slot, id, value) in slots {
-                (node.ids[slot], node.values[slot]) = (id, value.into());
-            }
-            let mut bytes = Vec::new();
-            node.encode(&mut bytes);
-            let again = Node::decode(&bytes).unwrap();
-            prop_assert_eq!((again.level, again.ids, again.values), (level, node.ids, node.values));
-            bytes.pop();
-            prop_assert!(Node::decode(&bytes).is_none());
-        }
-
-        #[test]
-        fn any_bytes_are_a_node_or_none(bytes in prop::collection::vec(any::<u8>(), 0..5000)) {
-            let _ = Node::decode(&bytes);
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! What bodies of several resources have in common: names, descriptions, metadata.
 
-use rest::validate::{MapRules, Object};
+use rest::validate::{self, MapRules, Object};
 use rest::{BadInput, JsonBody};
 use serde_json::Value;
 
@@ -20,6 +20,49 @@ pub(super) fn text(object: &Object<'_>, key: &str) -> Result<Option<String>, Bad
     Ok(object
         .string(key, 0..=255)?
         .map(|text| text.trim().to_owned()))
+}
+
+/// A name of 1 to 255 characters beside the white space around it.
+pub(super) fn stripped_name(text: &str) -> Result<String, BadInput> {
+    let name = text.trim();
+    if name.is_empty() {
+        return Err(BadInput::new("The 'name' can not be empty."));
+    }
+    if name.chars().count() > 255 {
+        return Err(BadInput::new(
+            "The 'name' can not be greater than 255 characters.",
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+/// The longest text that is a list in itself.
+pub(super) const MAX_TEXT: usize = 65_535;
+
+/// A list of at most `most` texts of 1 to 255 characters, each different.
+pub(super) fn texts(
+    object: &Object<'_>,
+    key: &str,
+    most: usize,
+) -> Result<Option<Vec<String>>, BadInput> {
+    let Some(items) = object.list(key, most)? else {
+        return Ok(None);
+    };
+    let mut texts: Vec<String> = Vec::with_capacity(items.len());
+    for item in items {
+        let text = match item {
+            Value::String(text) if (1..=255).contains(&text.chars().count()) => text.clone(),
+            other => {
+                let reason = "every item must be a text of 1 to 255 characters";
+                return Err(validate::invalid(key, other, reason));
+            }
+        };
+        if texts.contains(&text) {
+            return Err(validate::invalid(key, item, "the items must be unique"));
+        }
+        texts.push(text);
+    }
+    Ok(Some(texts))
 }
 
 /// `name`, or its older spelling `display_name`.

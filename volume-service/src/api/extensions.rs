@@ -29,10 +29,28 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "Backups support.",
     ),
     (
+        "Cgsnapshots",
+        "cgsnapshots",
+        "2014-08-18T00:00:00+00:00",
+        "cgsnapshots support.",
+    ),
+    (
+        "Consistencygroups",
+        "consistencygroups",
+        "2014-08-18T00:00:00+00:00",
+        "consistency groups support.",
+    ),
+    (
         "ExtendedSnapshotAttributes",
         "os-extended-snapshot-attributes",
         "2012-06-19T00:00:00+00:00",
         "Extended SnapshotAttributes support.",
+    ),
+    (
+        "Qos_specs_manage",
+        "qos-specs",
+        "2013-08-02T00:00:00+00:00",
+        "QoS specs support.",
     ),
     (
         "Quotas",
@@ -143,6 +161,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "Expose the internal project_id as an attribute of a volume.",
     ),
     (
+        "VolumeTransfer",
+        "os-volume-transfer",
+        "2013-05-29T00:00:00+00:00",
+        "Volume transfer management support.",
+    ),
+    (
         "VolumeTypeAccess",
         "os-volume-type-access",
         "2014-06-26T00:00:00Z",
@@ -153,6 +177,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "os-volume-unmanage",
         "2012-05-31T00:00:00+00:00",
         "Enable volume unmanage operation.",
+    ),
+    (
+        "VolumeTypeEncryption",
+        "encryption",
+        "2013-07-01T00:00:00+00:00",
+        "Encryption support for volume types.",
     ),
 ];
 

@@ -13,6 +13,8 @@ use crate::domain::listing::Query;
 
 /// The microversion from which `key~` means "contains".
 const LIKE: u16 = 34;
+/// "Since" of a parameter that is no filter at all: the list itself reads it.
+pub(super) const NO_FILTER: u16 = u16::MAX;
 
 /// A parsed list request. Filters are left as texts: each resource knows its own.
 pub(super) struct ListParams {
@@ -35,6 +37,18 @@ impl ListParams {
         resource: &str,
         since: &[(&str, u16)],
     ) -> Result<Self, BadInput> {
+        let allowed = resource_filters::of(resource);
+        Self::with_filters(call, query, (allowed, call.at_least(31)), since)
+    }
+
+    /// [`ListParams::parse`] for a resource that is not in the table of filters: which filters
+    /// users have, and whether others are refused or dropped.
+    pub fn with_filters(
+        call: &Call,
+        query: QueryParams,
+        (allowed, strict): (&[&str], bool),
+        since: &[(&str, u16)],
+    ) -> Result<Self, BadInput> {
         let mut rest = query.clone();
         let max = call.service.options.osapi_max_limit;
         let page = Page::take(&mut rest, max, max)?;
@@ -55,8 +69,6 @@ impl ListParams {
                 rest.take(key);
             }
         }
-        let strict = call.at_least(31);
-        let allowed = resource_filters::of(resource);
         let mut filters = filter::restrict(rest, allowed, call.context.is_admin, strict)?;
         if !call.at_least(LIKE) {
             filters.retain(|(key, _)| !key.ends_with('~'));

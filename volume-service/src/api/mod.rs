@@ -5,25 +5,42 @@ mod actions;
 mod attachments;
 mod availability_zones;
 mod backup_actions;
+mod backup_records;
 mod backups;
 mod body;
 mod call;
+mod capabilities;
+mod cgsnapshots;
+mod clusters;
+mod consistency_groups;
+mod default_types;
 mod extensions;
 mod extra_specs;
+mod group_actions;
+mod group_snapshots;
+mod group_specs;
+mod group_types;
+mod groups;
+mod hosts;
 mod limits;
 mod list_params;
 mod manageable;
 mod messages;
 pub mod policy_rules;
 mod pools;
+mod qos_specs;
 mod quota_classes;
 mod quota_sets;
 mod resource_filters;
+mod scheduler_hints;
+mod service_logs;
 mod services;
 mod snapshot_actions;
 mod snapshot_metadata;
 mod snapshots;
+mod transfers;
 mod type_access;
+mod type_encryption;
 mod types;
 mod versions;
 mod views;
@@ -33,7 +50,9 @@ mod volume_create;
 mod volume_filters;
 mod volume_image_actions;
 mod volume_metadata;
+mod volume_relocation;
 mod volumes;
+mod workers;
 
 use std::sync::Arc;
 
@@ -71,7 +90,8 @@ pub fn router(service: Arc<VolumeService>, identity: Arc<dyn Identity>) -> Route
     rest::frame::apply(api, frame)
 }
 
-fn resources() -> Router<Arc<VolumeService>> {
+/// The routes that need a token, without what stands around them in [`router`].
+pub fn resources() -> Router<Arc<VolumeService>> {
     Router::new()
         .merge(volumes_and_metadata())
         .merge(snapshots_and_metadata())
@@ -79,7 +99,13 @@ fn resources() -> Router<Arc<VolumeService>> {
         .merge(attachments_and_actions())
         .merge(manageable_resources())
         .merge(types_and_specs())
+        .merge(qos_and_defaults())
+        .merge(transfers::routes())
+        .merge(groups_and_types())
+        .merge(consistency_groups::routes())
+        .merge(cgsnapshots::routes())
         .merge(operations())
+        .merge(infrastructure())
 }
 
 fn volumes_and_metadata() -> Router<Arc<VolumeService>> {
@@ -146,6 +172,11 @@ fn backups_and_actions() -> Router<Arc<VolumeService>> {
                 .put(backups::update)
                 .delete(backups::delete),
         )
+        .route("/v3/backups/import_record", post(backup_records::import))
+        .route(
+            "/v3/backups/{id}/export_record",
+            get(backup_records::export),
+        )
         .route("/v3/backups/{id}/restore", post(backups::restore))
         .route("/v3/backups/{id}/action", post(backup_actions::act))
 }
@@ -202,7 +233,88 @@ fn types_and_specs() -> Router<Arc<VolumeService>> {
             get(extra_specs::index).post(extra_specs::create),
         )
         .route("/v3/types/{id}/extra_specs/{key}", spec)
-        .route("/v3/types/{id}/encryption", get(types::encryption))
+        .route(
+            "/v3/types/{id}/encryption",
+            get(type_encryption::index).post(type_encryption::create),
+        )
+        .route(
+            "/v3/types/{id}/encryption/{key}",
+            get(type_encryption::show)
+                .put(type_encryption::update)
+                .delete(type_encryption::delete),
+        )
+}
+
+fn qos_and_defaults() -> Router<Arc<VolumeService>> {
+    let one = get(qos_specs::show)
+        .put(qos_specs::update)
+        .delete(qos_specs::delete);
+    let default_type = get(default_types::show)
+        .put(default_types::update)
+        .delete(default_types::delete);
+    Router::new()
+        .route(
+            "/v3/qos-specs",
+            get(qos_specs::index).post(qos_specs::create),
+        )
+        .route("/v3/qos-specs/{id}", one)
+        .route(
+            "/v3/qos-specs/{id}/delete_keys",
+            put(qos_specs::delete_keys),
+        )
+        .route(
+            "/v3/qos-specs/{id}/associations",
+            get(qos_specs::associations),
+        )
+        .route("/v3/qos-specs/{id}/associate", get(qos_specs::associate))
+        .route(
+            "/v3/qos-specs/{id}/disassociate",
+            get(qos_specs::disassociate),
+        )
+        .route(
+            "/v3/qos-specs/{id}/disassociate_all",
+            get(qos_specs::disassociate_all),
+        )
+        .route("/v3/default-types", get(default_types::index))
+        .route("/v3/default-types/{project}", default_type)
+}
+
+fn groups_and_types() -> Router<Arc<VolumeService>> {
+    let group_type = get(group_types::show)
+        .put(group_types::update)
+        .delete(group_types::delete);
+    let spec = get(group_specs::show)
+        .put(group_specs::update)
+        .delete(group_specs::delete);
+    Router::new()
+        .route("/v3/groups", get(groups::index).post(groups::create))
+        .route("/v3/groups/detail", get(groups::detail))
+        .route("/v3/groups/action", post(groups::create_from_source))
+        .route("/v3/groups/{id}", get(groups::show).put(groups::update))
+        .route("/v3/groups/{id}/action", post(group_actions::act))
+        .route(
+            "/v3/group_snapshots",
+            get(group_snapshots::index).post(group_snapshots::create),
+        )
+        .route("/v3/group_snapshots/detail", get(group_snapshots::detail))
+        .route(
+            "/v3/group_snapshots/{id}",
+            get(group_snapshots::show).delete(group_snapshots::delete),
+        )
+        .route(
+            "/v3/group_snapshots/{id}/action",
+            post(group_snapshots::act),
+        )
+        .route(
+            "/v3/group_types",
+            get(group_types::index).post(group_types::create),
+        )
+        .route("/v3/group_types/{id}", group_type)
+        .route(
+            "/v3/group_types/{id}/group_specs",
+            get(group_specs::index).post(group_specs::create),
+        )
+        .route("/v3/group_types/{id}/group_specs/{key}", spec)
 }
 
 fn operations() -> Router<Arc<VolumeService>> {
@@ -221,7 +333,7 @@ fn operations() -> Router<Arc<VolumeService>> {
             get(quota_classes::show).put(quota_classes::update),
         )
         .route("/v3/os-services", get(services::index))
-        .route("/v3/os-services/{action}", put(services::update))
+        .route("/v3/os-services/{action}", put(services::act))
         .route("/v3/os-availability-zone", get(availability_zones::index))
         .route("/v3/extensions", get(extensions::index))
         .route("/v3/extensions/{alias}", get(extensions::show))
@@ -232,4 +344,19 @@ fn operations() -> Router<Arc<VolumeService>> {
             "/v3/messages/{id}",
             get(messages::show).merge(delete(messages::delete)),
         )
+}
+
+/// Hosts, clusters, back-ends: what operators look at.
+fn infrastructure() -> Router<Arc<VolumeService>> {
+    Router::new()
+        .route("/v3/os-hosts", get(hosts::index))
+        .route("/v3/os-hosts/{host}", get(hosts::show))
+        .route("/v3/capabilities/{host}", get(capabilities::show))
+        .route("/v3/clusters", get(clusters::index))
+        .route("/v3/clusters/detail", get(clusters::detail))
+        .route(
+            "/v3/clusters/{name}",
+            get(clusters::show).put(clusters::update),
+        )
+        .route("/v3/workers/cleanup", post(workers::cleanup))
 }

@@ -8,6 +8,7 @@ use super::Answer;
 use super::call::Call;
 use super::views::time;
 use crate::db::services::{self, Capabilities, Pool};
+use crate::domain::services as domain;
 
 /// `{"pools": […]}`
 #[derive(Serialize)]
@@ -40,7 +41,8 @@ fn view(pool: Pool, detail: bool) -> PoolView {
     }
 }
 
-/// `GET scheduler-stats/get_pools?detail=&name=` (the name since 3.28)
+/// `GET scheduler-stats/get_pools?detail=&name=&volume_type=` (the name since 3.28, the type,
+/// whose extra specs a pool must meet, since 3.35)
 pub(super) async fn index(call: Call, query: QueryParams) -> Answer<Json<List>> {
     call.enforce_own("scheduler_extension:scheduler_stats:get_pools")?;
     let detail = query
@@ -48,10 +50,20 @@ pub(super) async fn index(call: Call, query: QueryParams) -> Answer<Json<List>> 
         .map(|text| filter::require_bool("detail", text))
         .transpose()?;
     let name = query.get("name").filter(|_| call.at_least(28));
+    let volume_type = query.get("volume_type").filter(|_| call.at_least(35));
+    let fitting = match volume_type {
+        Some(name) => Some(domain::pools_for_type(&call.service, &call.context, name).await?),
+        None => None,
+    };
     let pools = services::pools(&call.service.database).await?;
     let shown = pools
         .into_iter()
-        .filter(|pool| name.is_none_or(|name| pool.name == name));
+        .filter(|pool| name.is_none_or(|name| pool.name == name))
+        .filter(|pool| {
+            fitting
+                .as_ref()
+                .is_none_or(|fitting| fitting.contains(&pool.name))
+        });
     Ok(Json(List {
         pools: shown
             .map(|pool| view(pool, detail.unwrap_or(false)))

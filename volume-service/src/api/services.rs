@@ -2,15 +2,17 @@
 
 use axum::Json;
 use axum::extract::Path;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
 use rest::validate::Object;
-use rest::{Fault, JsonBody, QueryParams};
+use rest::{BadInput, Fault, JsonBody, QueryParams};
 use serde::Serialize;
 
 use super::call::Call;
 use super::views::time;
-use super::{Answer, body};
+use super::{Answer, body, service_logs};
 use crate::db::services::{self, Service};
-use crate::domain::services as domain;
+use crate::domain::services::{self as domain, Managers};
 
 /// `{"services": […]}`
 #[derive(Serialize)]
@@ -51,10 +53,10 @@ fn view(call: &Call, service: Service, pools: &[services::Pool]) -> ServiceView 
         status: status_word(service.disabled),
         state: if up { "up" } else { "down" },
         updated_at: time(service.heartbeat_at),
-        cluster: call.at_least(7).then_some(None),
+        cluster: call.at_least(7).then(|| service.cluster_name.clone()),
         replication_status: manages.then_some("not-capable"),
         active_backend_id: manages.then_some(None),
-        frozen: manages.then_some(false),
+        frozen: manages.then_some(service.frozen),
         backend_state: pool
             .filter(|_| manages && call.at_least(49))
             .map(|pool| pool.capabilities.backend_state.clone()),
@@ -89,27 +91,46 @@ pub(super) async fn index(call: Call, query: QueryParams) -> Answer<Json<List>> 
 
 /// What `enable` and `disable` echo.
 #[derive(Serialize)]
-pub(super) struct Changed {
+struct Changed {
     host: String,
     service: String,
     binary: String,
     status: &'static str,
     disabled: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    disabled_reason: Option<String>,
+    disabled_reason: Option<Option<String>>,
 }
 
-/// `PUT os-services/enable`, `…/disable`, `…/disable-log-reason`
-pub(super) async fn update(
+/// `PUT os-services/{action}`
+pub(super) async fn act(
     call: Call,
     Path(action): Path<String>,
     body: JsonBody,
-) -> Answer<Json<Changed>> {
-    let disabled = match action.as_str() {
-        "enable" => false,
-        "disable" | "disable-log-reason" => true,
-        _ => return Err(Fault::not_found("Unknown action")),
-    };
+) -> Answer<Response> {
+    match action.as_str() {
+        "freeze" => freeze(call, body, true).await,
+        "thaw" => freeze(call, body, false).await,
+        "failover_host" => failover(call, body, false).await,
+        "failover" if call.at_least(26) => failover(call, body, true).await,
+        "get-log" | "set-log" if !call.at_least(32) => Err(Fault::not_found("Unknown action")),
+        "get-log" => {
+            call.enforce_own("volume_extension:services:update")?;
+            let levels = service_logs::get(&call, &body::required(body)?).await?;
+            Ok(Json(levels).into_response())
+        }
+        "set-log" => {
+            call.enforce_own("volume_extension:services:update")?;
+            service_logs::set(&call, &body::required(body)?).await?;
+            Ok(StatusCode::ACCEPTED.into_response())
+        }
+        "enable" | "disable" | "disable-log-reason" => update(call, &action, body).await,
+        _ => Err(Fault::not_found("Unknown action")),
+    }
+}
+
+/// `enable`, `disable`, `disable-log-reason`
+async fn update(call: Call, action: &str, body: JsonBody) -> Answer<Response> {
+    let disabled = action != "enable";
     call.enforce_own("volume_extension:services:update")?;
     let body = body::required(body)?;
     let object = Object::new(&body)?;
@@ -119,17 +140,64 @@ pub(super) async fn update(
         .or(object.string("service", 1..=255)?);
     let binary = binary
         .ok_or_else(|| Fault::bad_request("Missing required element 'binary' in request body."))?;
-    let reason = match action.as_str() {
+    let reason = match action {
         "disable-log-reason" => Some(object.required_string("disabled_reason", 1..=255)?.trim()),
         _ => None,
     };
     domain::set_disabled(&call.service, binary, host, disabled, reason).await?;
-    Ok(Json(Changed {
+    let changed = Changed {
         host: host.to_owned(),
         service: binary.to_owned(),
         binary: binary.to_owned(),
         status: status_word(disabled),
         disabled,
-        disabled_reason: reason.map(str::to_owned),
-    }))
+        disabled_reason: (action != "disable").then(|| reason.map(str::to_owned)),
+    };
+    Ok(Json(changed).into_response())
+}
+
+/// The one host or (since 3.26) cluster that a body names.
+fn managers<'a>(call: &Call, object: &Object<'a>) -> Result<Managers<'a>, BadInput> {
+    let host = object
+        .string("host", 0..=255)?
+        .filter(|name| !name.is_empty());
+    let cluster = object.string("cluster", 0..=255)?;
+    let cluster = cluster.filter(|name| call.at_least(26) && !name.is_empty());
+    match (host, cluster) {
+        (Some(host), None) => Ok(Managers::Host(host)),
+        (None, Some(cluster)) => Ok(Managers::Cluster(cluster)),
+        _ if call.at_least(26) => Err(BadInput::invalid_input(
+            "Must specify one and only one of: host, cluster.",
+        )),
+        _ => Err(BadInput::new(
+            "Missing required element 'host' in request body.",
+        )),
+    }
+}
+
+async fn freeze(call: Call, body: JsonBody, frozen: bool) -> Answer<Response> {
+    call.enforce_own(if frozen {
+        "volume:freeze_host"
+    } else {
+        "volume:thaw_host"
+    })?;
+    let body = body::required(body)?;
+    let managers = managers(&call, &Object::new(&body)?)?;
+    domain::set_frozen(&call.service, managers, frozen).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+/// `named`: the newer action, which takes a cluster.
+async fn failover(call: Call, body: JsonBody, named: bool) -> Answer<Response> {
+    call.enforce_own("volume:failover_host")?;
+    let body = body::required(body)?;
+    let object = Object::new(&body)?;
+    object.string("backend_id", 0..=255)?;
+    let managers = if named {
+        managers(&call, &object)?
+    } else {
+        Managers::Host(object.required_string("host", 1..=255)?)
+    };
+    domain::failover(&call.service, managers).await?;
+    Ok(StatusCode::ACCEPTED.into_response())
 }

@@ -6,6 +6,7 @@ use http::StatusCode;
 use rest::list_query::Clause;
 use rest::validate::Object;
 use rest::{BadInput, JsonBody, QueryParams, filter};
+use serde_json::Value;
 
 use super::call::Call;
 use super::list_params::{ListParams, integer, metadata, nothing, text};
@@ -97,7 +98,11 @@ pub(super) async fn create(
 ) -> Answer<(StatusCode, Json<One<SummaryView>>)> {
     let body = body::required(body)?;
     let object = Object::only_member(&body, "snapshot")?;
-    let volume_id = object.required_uuid("volume_id")?;
+    let volume_id = match object.get("volume_id") {
+        // Null passes Cinder's schema, and names no volume.
+        Some(Value::Null) => "None",
+        _ => object.required_uuid("volume_id")?,
+    };
     let request = Request {
         name: body::name(&object)?,
         description: body::description(&object)?,

@@ -6,11 +6,10 @@ use http::StatusCode;
 use rest::list_query::{Clause, Column, Columns};
 use rest::validate::{MapRules, Object};
 use rest::{BadInput, JsonBody, QueryParams, filter};
-use serde_json::{Map, Value};
 
 use super::call::Call;
-use super::list_params::{ListParams, metadata};
-use super::views::types::{List, One, TypeView};
+use super::list_params::{ListParams, metadata, nothing};
+use super::views::types::{List, One, Shown, TypeView, is_user_visible};
 use super::{Answer, body};
 use crate::db::volume_types::{self, VolumeType};
 use crate::domain::listing::{self, Table};
@@ -41,19 +40,15 @@ static TABLE: Table = Table {
 pub(super) async fn index(call: Call, query: QueryParams) -> Answer<Json<List>> {
     call.enforce_own("volume_extension:type_get_all")?;
     let params = ListParams::parse(&call, query, "volume_type", &[("extra_specs", 52)])?;
-    // Users see public types and private ones they have access to; admins say what they want.
-    let mut is_public = if call.context.is_admin {
-        Some(true)
-    } else {
-        None
-    };
+    // Public types unless an admin says otherwise.
+    let mut is_public = Some(true);
     let mut filters = Vec::new();
     for (key, value) in &params.filters {
         match key.as_str() {
             "is_public" if call.context.is_admin => is_public = parse_is_public(value)?,
             "is_public" => {}
             "name" => filters.push(Clause::equal("name", value.as_str())),
-            "extra_specs" => filters.push(metadata(key, HAS_SPEC, value)?),
+            "extra_specs" => filters.push(extra_specs(&call, value)?),
             _ => {}
         }
     }
@@ -69,7 +64,7 @@ pub(super) async fn index(call: Call, query: QueryParams) -> Answer<Json<List>> 
     let rows = domain::with_specs(&call.service.database, page.rows).await?;
     let volume_types = rows
         .into_iter()
-        .map(|details| TypeView::new(&call, details))
+        .map(|details| TypeView::new(&call, details, Shown::Whole))
         .collect();
     Ok(Json(List {
         volume_types,
@@ -77,8 +72,18 @@ pub(super) async fn index(call: Call, query: QueryParams) -> Answer<Json<List>> 
     }))
 }
 
+/// Types with these extra specs. Nobody finds out by filters what it may not see.
+fn extra_specs(call: &Call, value: &str) -> Result<Clause, BadInput> {
+    let sensitive = call.allows_own("volume_extension:types_extra_specs:read_sensitive");
+    let keys = filter::parse_text_map("extra_specs", value)?;
+    if !sensitive && keys.iter().any(|(key, _)| !is_user_visible(key)) {
+        return Ok(nothing());
+    }
+    metadata("extra_specs", HAS_SPEC, value)
+}
+
 /// `none` for both kinds; a boolean otherwise.
-fn parse_is_public(text: &str) -> Result<Option<bool>, BadInput> {
+pub(super) fn parse_is_public(text: &str) -> Result<Option<bool>, BadInput> {
     if text.eq_ignore_ascii_case("none") {
         return Ok(None);
     }
@@ -90,7 +95,7 @@ fn parse_is_public(text: &str) -> Result<Option<bool>, BadInput> {
 pub(super) async fn show(call: Call, Path(id): Path<String>) -> Answer<Json<One>> {
     call.enforce_own("volume_extension:type_get")?;
     let found = match id.as_str() {
-        "default" => domain::default_type(&call.service).await?,
+        "default" => domain::default_type(&call.service, call.context.project()).await?,
         id => domain::get(&call.service, &call.context, id).await?,
     };
     one(&call, found).await
@@ -103,7 +108,7 @@ async fn one(call: &Call, volume_type: VolumeType) -> Answer<Json<One>> {
         extra_specs,
     };
     Ok(Json(One {
-        volume_type: TypeView::new(call, details),
+        volume_type: TypeView::new(call, details, Shown::Whole),
     }))
 }
 
@@ -119,7 +124,7 @@ pub(super) async fn create(call: Call, body: JsonBody) -> Answer<Json<One>> {
         "os-volume-type-access:is_public",
     ])?;
     let new = NewType {
-        name: name(object.required_string("name", 0..=usize::MAX)?)?,
+        name: body::stripped_name(object.required_string("name", 0..=usize::MAX)?)?,
         description: body::text(&object, "description")?,
         is_public: object
             .boolean("os-volume-type-access:is_public")?
@@ -130,22 +135,8 @@ pub(super) async fn create(call: Call, body: JsonBody) -> Answer<Json<One>> {
     };
     let details = domain::create(&call.service, new).await?;
     Ok(Json(One {
-        volume_type: TypeView::new(&call, details),
+        volume_type: TypeView::new(&call, details, Shown::Created),
     }))
-}
-
-/// A name of 1 to 255 characters that is not white space.
-fn name(text: &str) -> Result<String, BadInput> {
-    let name = text.trim();
-    if name.is_empty() {
-        return Err(BadInput::new("The 'name' can not be empty."));
-    }
-    if name.chars().count() > 255 {
-        return Err(BadInput::new(
-            "The 'name' can not be greater than 255 characters.",
-        ));
-    }
-    Ok(name.to_owned())
 }
 
 /// `PUT types/{id}`
@@ -160,7 +151,7 @@ pub(super) async fn update(
     object.only(&["name", "description", "is_public"])?;
     let new_name = object
         .string("name", 0..=usize::MAX)?
-        .map(name)
+        .map(body::stripped_name)
         .transpose()?;
     let description = body::text(&object, "description")?;
     let is_public = object.boolean("is_public")?;
@@ -177,7 +168,7 @@ pub(super) async fn update(
     };
     let details = domain::update(&call.service, changed).await?;
     Ok(Json(One {
-        volume_type: TypeView::new(&call, details),
+        volume_type: TypeView::new(&call, details, Shown::Updated),
     }))
 }
 
@@ -187,14 +178,4 @@ pub(super) async fn delete(call: Call, Path(id): Path<String>) -> Answer<StatusC
     let found = domain::get(&call.service, &call.context, &id).await?;
     domain::delete(&call.service, &found).await?;
     Ok(StatusCode::ACCEPTED)
-}
-
-/// `GET types/{id}/encryption`: no type is encrypted, which is told by an empty body.
-pub(super) async fn encryption(
-    call: Call,
-    Path(id): Path<String>,
-) -> Answer<Json<Map<String, Value>>> {
-    call.enforce_own("volume_extension:volume_type_encryption:get")?;
-    domain::get(&call.service, &call.context, &id).await?;
-    Ok(Json(Map::new()))
 }

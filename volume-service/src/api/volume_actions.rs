@@ -8,7 +8,9 @@ use rest::{BadInput, JsonBody};
 use serde_json::Value;
 
 use super::call::Call;
-use super::{Answer, actions, body, volume_attach_actions, volume_image_actions};
+use super::{
+    Answer, actions, body, volume_attach_actions, volume_image_actions, volume_relocation,
+};
 use crate::Error;
 use crate::db::status;
 use crate::domain::volume_actions::{self as domain, Reset};
@@ -53,6 +55,9 @@ const MIGRATION_STATES: &[&str] = &[
 /// Dispatches by the action's name.
 pub(super) async fn act(call: Call, Path(id): Path<String>, body: JsonBody) -> Answer<Response> {
     let (name, body) = actions::parse(body)?;
+    if let Some(answer) = volume_relocation::act(&call, &id, &name, &body).await {
+        return answer;
+    }
     match name.as_str() {
         "os-extend" => extend(&call, &id, &body)
             .await

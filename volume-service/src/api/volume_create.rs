@@ -7,7 +7,7 @@ use rest::{BadInput, JsonBody};
 
 use super::call::Call;
 use super::views::volumes::{One, VolumeView};
-use super::{Answer, body};
+use super::{Answer, body, scheduler_hints};
 use crate::domain::volume_create::{self as domain, Request, SourceRef};
 
 const MULTIATTACH_REMOVED: &str = "multiattach parameter has been removed. The default behavior is to use multiattach \
@@ -39,8 +39,8 @@ pub(super) async fn create(call: Call, body: JsonBody) -> Answer<(StatusCode, Js
     let body = body::required(body)?;
     let body = Object::new(&body)?;
     body.only(&["volume", HINTS])?;
-    body.object(HINTS)?;
-    let request = parse(&call, &body.required_object("volume")?)?;
+    let mut request = parse(&call, &body.required_object("volume")?)?;
+    request.hints = scheduler_hints::parse(body.object(HINTS)?)?;
     let details = domain::create(&call.service, &call.context, request).await?;
     Ok((
         StatusCode::ACCEPTED,
@@ -60,19 +60,12 @@ fn parse(call: &Call, volume: &Object<'_>) -> Result<Request, BadInput> {
     let size_gib = volume
         .integer("size", 1..=body::MAX_INT)?
         .and_then(|size| u32::try_from(size).ok());
-    let group = if call.at_least(13) {
-        volume.string("group_id", 0..=255)?
+    let group_id = if call.at_least(13) {
+        volume.uuid("group_id")?
     } else {
         None
     };
-    if group
-        .or(volume.uuid("consistencygroup_id")?)
-        .is_some_and(|id| !id.is_empty())
-    {
-        return Err(BadInput::invalid_input(
-            "volumes cannot be created in groups",
-        ));
-    }
+    let group_id = group_id.or(volume.uuid("consistencygroup_id")?);
     Ok(Request {
         size_gib,
         name: body::name(volume)?,
@@ -82,7 +75,9 @@ fn parse(call: &Call, volume: &Object<'_>) -> Result<Request, BadInput> {
         availability_zone: volume
             .string("availability_zone", 1..=255)?
             .map(|zone| zone.trim().to_owned()),
+        group_id: group_id.map(str::to_owned),
         source: source(call, volume)?,
+        hints: serde_json::Map::new(),
     })
 }
 

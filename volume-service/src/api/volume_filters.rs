@@ -41,6 +41,7 @@ fn clause(call: &Call, key: &str, value: &str) -> Result<Clause, BadInput> {
         "user_id" => text(key, "user_id", value),
         "project_id" => text(key, "project_id", value),
         "id" => text(key, "id", value),
+        "group_id" => text(key, "group_id", value),
         "snapshot_id" => text(key, "snapshot_id", value),
         "source_volid" => text(key, "source_volid", value),
         "volume_type_id" => text(key, "volume_type_id", value),

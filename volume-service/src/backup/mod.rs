@@ -6,6 +6,7 @@
 
 mod chain;
 mod metadata;
+pub mod record;
 
 pub use chain::{
     BackupSnapshot, Candidate, ServiceMetadata, base_name, choose_parent, is_backup_snapshot,

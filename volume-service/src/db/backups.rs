@@ -139,6 +139,50 @@ pub async fn insert(tx: &mut Tx, new: NewBackup) -> Result<Backup> {
     Ok(backup)
 }
 
+/// Inserts a backup that was made elsewhere, or before the database was lost, as it is. A row of
+/// the same id that is marked deleted makes room for it.
+pub async fn import(tx: &mut Tx, backup: &Backup) -> Result<()> {
+    let sql = "DELETE FROM backups WHERE id = ? AND deleted_at IS NOT NULL";
+    tx.execute(sql, params![backup.id]).await?;
+    let sql = format!(
+        "INSERT INTO backups ({COLUMNS}) VALUES ({})",
+        placeholders(20)
+    );
+    let values = params![
+        backup.id,
+        &backup.user_id,
+        &backup.project_id,
+        backup.volume_id,
+        backup.snapshot_id,
+        backup.parent_id,
+        &backup.name,
+        &backup.description,
+        &backup.status,
+        &backup.fail_reason,
+        backup.size_gib,
+        i64::try_from(backup.object_count).unwrap_or(i64::MAX),
+        &backup.container,
+        &backup.availability_zone,
+        &backup.host,
+        &backup.service_metadata,
+        backup.restore_volume_id,
+        backup.data_timestamp,
+        backup.created_at,
+        backup.updated_at,
+    ];
+    tx.execute(&sql, values).await?;
+    Ok(())
+}
+
+/// Whether a row of this id is left of a deleted backup of another project than `project_id`.
+pub async fn deleted_elsewhere(tx: &mut Tx, id: Uuid, project_id: &str) -> Result<bool> {
+    let sql = "SELECT id FROM backups WHERE id = ? AND project_id <> ? AND deleted_at IS NOT NULL";
+    Ok(tx
+        .fetch_optional(sql, params![id, project_id])
+        .await?
+        .is_some())
+}
+
 /// The live backup `id`.
 pub async fn get<'a>(from: impl Into<Source<'a>>, id: Uuid) -> Result<Option<Backup>> {
     let sql = format!("SELECT {COLUMNS} FROM backups WHERE id = ? AND deleted_at IS NULL");

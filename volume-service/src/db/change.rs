@@ -24,7 +24,7 @@ impl Outcome {
     }
 }
 
-/// A conditional update of one volume, snapshot or backup. `updated_at` is always set.
+/// A conditional update of one volume, snapshot, backup, group or group snapshot. `updated_at` is always set.
 ///
 /// ```ignore
 /// Change::volume(id).when(&["available", "error"]).status("deleting").apply(&mut tx).await?
@@ -54,6 +54,16 @@ impl Change {
     /// A change of the backup `id`.
     pub fn backup(id: Uuid) -> Self {
         Self::of("backups", id)
+    }
+
+    /// A change of the group `id`.
+    pub fn group(id: Uuid) -> Self {
+        Self::of("volume_groups", id)
+    }
+
+    /// A change of the group snapshot `id`.
+    pub fn group_snapshot(id: Uuid) -> Self {
+        Self::of("group_snapshots", id)
     }
 
     fn of(table: &'static str, id: Uuid) -> Self {

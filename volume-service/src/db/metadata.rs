@@ -1,5 +1,6 @@
-//! The metadata tables: user metadata of volumes, snapshots and backups, and the properties that
-//! a volume or snapshot has from an image. All alike: owner, key, value.
+//! The metadata tables: user metadata of volumes, snapshots and backups, the properties that a
+//! volume or snapshot has from an image, the specs of group types and of QoS. All alike: owner,
+//! key, value.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,6 +25,10 @@ pub enum Kind {
     SnapshotImage,
     /// The user's, of a backup.
     Backup,
+    /// `group_specs` of a group type.
+    GroupType,
+    /// The keys of QoS specs.
+    Qos,
 }
 
 impl Kind {
@@ -34,6 +39,8 @@ impl Kind {
             Kind::Snapshot => "snapshot_metadata",
             Kind::SnapshotImage => "snapshot_image_metadata",
             Kind::Backup => "backup_metadata",
+            Kind::GroupType => "group_type_specs",
+            Kind::Qos => "qos_spec_entries",
         }
     }
 
@@ -42,6 +49,8 @@ impl Kind {
             Kind::Volume | Kind::VolumeImage => "volume_id",
             Kind::Snapshot | Kind::SnapshotImage => "snapshot_id",
             Kind::Backup => "backup_id",
+            Kind::GroupType => "group_type_id",
+            Kind::Qos => "qos_specs_id",
         }
     }
 
@@ -66,6 +75,14 @@ impl Kind {
             }
             Kind::Backup => {
                 "EXISTS (SELECT 1 FROM backup_metadata m WHERE m.backup_id = backups.id \
+                 AND m.meta_key = ? AND m.meta_value = ?)"
+            }
+            Kind::GroupType => {
+                "EXISTS (SELECT 1 FROM group_type_specs m WHERE m.group_type_id = group_types.id \
+                 AND m.meta_key = ? AND m.meta_value = ?)"
+            }
+            Kind::Qos => {
+                "EXISTS (SELECT 1 FROM qos_spec_entries m WHERE m.qos_specs_id = qos_specs.id \
                  AND m.meta_key = ? AND m.meta_value = ?)"
             }
         }

@@ -7,14 +7,24 @@
 pub mod attachments;
 pub mod backups;
 pub mod change;
+pub mod clusters;
 pub mod connections;
+pub mod default_types;
 pub mod exports;
+pub mod group_snapshots;
+pub mod group_types;
+pub mod groups;
+pub mod hosts;
 pub mod messages;
 pub mod metadata;
+pub mod placements;
+pub mod qos_specs;
 pub mod quotas;
 pub mod services;
 pub mod snapshots;
 pub mod status;
+pub mod transfers;
+pub mod type_encryption;
 pub mod volume_types;
 pub mod volumes;
 

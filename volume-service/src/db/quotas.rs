@@ -27,6 +27,8 @@ pub struct Usage {
     pub volumes: HashMap<Uuid, Amount>,
     /// By volume type.
     pub snapshots: HashMap<Uuid, Amount>,
+    /// Volumes that are being retyped, by the type they go to; they are in `volumes`, too.
+    pub retyping: HashMap<Uuid, Amount>,
     pub backups: Amount,
 }
 
@@ -65,6 +67,16 @@ pub async fn volume_usage<'a>(from: impl Into<Source<'a>>, project_id: &str) -> 
             };
             amounts.insert(row.get("volume_type_id")?, amount);
         }
+    }
+    let sql = "SELECT new_type_id, COUNT(*) AS n, COALESCE(SUM(size_gib), 0) AS gib FROM volume_placements \
+               JOIN volumes ON volumes.id = volume_placements.volume_id WHERE new_type_id IS NOT NULL \
+               AND project_id = ? AND deleted_at IS NULL AND consumes_quota = 1 GROUP BY new_type_id";
+    for row in from.fetch_all(sql, params![project_id]).await? {
+        let amount = Amount {
+            count: row.get("n")?,
+            size_gib: row.get("gib")?,
+        };
+        usage.retyping.insert(row.get("new_type_id")?, amount);
     }
     Ok(usage)
 }
@@ -135,5 +147,16 @@ pub async fn delete_of_project(tx: &mut Tx, project_id: &str) -> Result<()> {
         params![project_id],
     )
     .await?;
+    Ok(())
+}
+
+/// Takes limits along when their resource gets another name (a volume type was renamed).
+pub async fn rename_resource(tx: &mut Tx, from: &str, to: &str) -> Result<()> {
+    for table in ["quotas", "quota_classes"] {
+        let delete = format!("DELETE FROM {table} WHERE resource = ?");
+        tx.execute(&delete, params![to]).await?;
+        let rename = format!("UPDATE {table} SET resource = ? WHERE resource = ?");
+        tx.execute(&rename, params![to, from]).await?;
+    }
     Ok(())
 }

@@ -17,6 +17,10 @@ pub struct Service {
     pub availability_zone: String,
     pub disabled: bool,
     pub disabled_reason: Option<String>,
+    /// `cluster@backend` of a manager that belongs to one.
+    pub cluster_name: Option<String>,
+    /// The operator allows no changes to its volumes.
+    pub frozen: bool,
     pub heartbeat_at: i64,
 }
 
@@ -25,8 +29,7 @@ pub const VOLUME: &str = "cinder-volume";
 pub const SCHEDULER: &str = "cinder-scheduler";
 pub const BACKUP: &str = "cinder-backup";
 
-const COLUMNS: &str =
-    "id, binary_name, host, availability_zone, disabled, disabled_reason, heartbeat_at";
+const COLUMNS: &str = "id, binary_name, host, availability_zone, disabled, disabled_reason, cluster_name, frozen, heartbeat_at";
 
 impl Service {
     fn from_row(row: &Row) -> Result<Self> {
@@ -37,6 +40,8 @@ impl Service {
             availability_zone: row.get("availability_zone")?,
             disabled: row.get("disabled")?,
             disabled_reason: row.get("disabled_reason")?,
+            cluster_name: row.get("cluster_name")?,
+            frozen: row.get("frozen")?,
             heartbeat_at: row.get("heartbeat_at")?,
         })
     }
@@ -49,7 +54,7 @@ impl Service {
 }
 
 /// What a manager reports of one pool (Cinder's driver stats).
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct Capabilities {
     pub volume_backend_name: String,
     pub pool_name: String,
@@ -64,9 +69,26 @@ pub struct Capabilities {
     pub reserved_percentage: u32,
     pub max_over_subscription_ratio: f64,
     pub thin_provisioning_support: bool,
+    #[serde(default)]
+    pub thick_provisioning_support: bool,
     pub multiattach: bool,
+    #[serde(default)]
+    pub online_extend_support: bool,
+    #[serde(rename = "QoS_support", default)]
+    pub qos_support: bool,
+    #[serde(default)]
+    pub replication_enabled: bool,
     /// `up` or `down`.
     pub backend_state: String,
+    /// Which store the pool is in: pools of one store can move volumes without copying them.
+    #[serde(default)]
+    pub location_info: String,
+    /// Whether the pool takes a volume, as an expression (`capabilities.total_volumes < 10`).
+    #[serde(default)]
+    pub filter_function: Option<String>,
+    /// How well it suits, 0 to 100, as an expression.
+    #[serde(default)]
+    pub goodness_function: Option<String>,
 }
 
 /// One pool with its last report.
@@ -165,6 +187,53 @@ pub async fn set_disabled(
         .execute(sql, params![disabled, reason, host, binary])
         .await?
         > 0)
+}
+
+/// Freezes or thaws the manager of `host`; a frozen one takes no volumes. False: it was so, or is
+/// not known.
+pub async fn set_frozen(tx: &mut Tx, host: &str, frozen: bool) -> Result<bool> {
+    let reason = frozen.then_some("frozen");
+    let sql = "UPDATE volume_services SET frozen = ?, disabled = ?, disabled_reason = ? \
+               WHERE host = ? AND binary_name = ? AND frozen <> ?";
+    let values = params![frozen, frozen, reason, host, VOLUME, frozen];
+    Ok(tx.execute(sql, values).await? > 0)
+}
+
+/// Whether the manager of `host` (`host@backend#pool`) is frozen.
+pub async fn is_frozen<'a>(from: impl Into<Source<'a>>, host: &str) -> Result<bool> {
+    let service_host = host.split('#').next().unwrap_or(host);
+    let sql = "SELECT frozen FROM volume_services WHERE host = ? AND binary_name = ?";
+    let row = from
+        .into()
+        .fetch_optional(sql, params![service_host, VOLUME])
+        .await?;
+    row.map_or(Ok(false), |row| row.get("frozen"))
+}
+
+/// Says which cluster a service belongs to.
+pub async fn set_cluster(
+    tx: &mut Tx,
+    binary: &str,
+    host: &str,
+    cluster_name: Option<&str>,
+) -> Result<()> {
+    let sql = "UPDATE volume_services SET cluster_name = ? WHERE host = ? AND binary_name = ?";
+    tx.execute(sql, params![cluster_name, host, binary]).await?;
+    Ok(())
+}
+
+/// Forgets the pools of `service_host` that are none of `names`: they were taken out of the
+/// configuration.
+pub async fn forget_pools(tx: &mut Tx, service_host: &str, names: &[String]) -> Result<()> {
+    let sql = "SELECT name FROM volume_pools WHERE service_host = ?";
+    for row in tx.fetch_all(sql, params![service_host]).await? {
+        let name: String = row.get("name")?;
+        if !names.contains(&name) {
+            tx.execute("DELETE FROM volume_pools WHERE name = ?", params![name])
+                .await?;
+        }
+    }
+    Ok(())
 }
 
 /// The id of the manager that serves `host` (`host@backend#pool`).

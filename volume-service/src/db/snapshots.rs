@@ -21,12 +21,14 @@ pub struct Snapshot {
     pub size_gib: u32,
     pub volume_type_id: Uuid,
     pub consumes_quota: bool,
+    /// The group snapshot it is a part of.
+    pub group_snapshot_id: Option<Uuid>,
     pub created_at: i64,
     pub updated_at: Option<i64>,
 }
 
 pub(crate) const COLUMNS: &str = "id, user_id, project_id, volume_id, name, description, status, progress, \
-    size_gib, volume_type_id, consumes_quota, created_at, updated_at";
+    size_gib, volume_type_id, consumes_quota, group_snapshot_id, created_at, updated_at";
 
 impl Snapshot {
     /// The row of a select of [`COLUMNS`].
@@ -43,6 +45,7 @@ impl Snapshot {
             size_gib: row.get("size_gib")?,
             volume_type_id: row.get("volume_type_id")?,
             consumes_quota: row.get("consumes_quota")?,
+            group_snapshot_id: row.get("group_snapshot_id")?,
             created_at: row.get("created_at")?,
             updated_at: row.get("updated_at")?,
         })
@@ -77,6 +80,7 @@ pub async fn insert(tx: &mut Tx, new: NewSnapshot) -> Result<Snapshot> {
         size_gib: new.size_gib,
         volume_type_id: new.volume_type_id,
         consumes_quota: new.consumes_quota,
+        group_snapshot_id: None,
         created_at: now_us(),
         updated_at: None,
     };

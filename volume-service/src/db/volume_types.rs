@@ -17,11 +17,14 @@ pub struct VolumeType {
     pub name: String,
     pub description: Option<String>,
     pub is_public: bool,
+    /// The QoS specs of its volumes.
+    pub qos_specs_id: Option<Uuid>,
     pub created_at: i64,
     pub updated_at: Option<i64>,
 }
 
-pub(crate) const COLUMNS: &str = "id, name, description, is_public, created_at, updated_at";
+pub(crate) const COLUMNS: &str =
+    "id, name, description, is_public, qos_specs_id, created_at, updated_at";
 
 impl VolumeType {
     /// The row of a select of [`COLUMNS`].
@@ -31,6 +34,7 @@ impl VolumeType {
             name: row.get("name")?,
             description: row.get("description")?,
             is_public: row.get("is_public")?,
+            qos_specs_id: row.get("qos_specs_id")?,
             created_at: row.get("created_at")?,
             updated_at: row.get("updated_at")?,
         })
@@ -49,6 +53,7 @@ pub async fn insert(
         name: name.to_owned(),
         description: description.map(str::to_owned),
         is_public,
+        qos_specs_id: None,
         created_at: now_us(),
         updated_at: None,
     };
@@ -120,18 +125,16 @@ pub async fn update(tx: &mut Tx, changed: &VolumeType) -> Result<bool> {
     Ok(tx.execute(sql, values).await? > 0)
 }
 
-/// Marks the type deleted, with its specs and its access list.
+/// Marks the type deleted, with its specs, its encryption and its access list.
 pub async fn delete(tx: &mut Tx, id: Uuid) -> Result<bool> {
-    tx.execute(
-        "DELETE FROM volume_type_extra_specs WHERE volume_type_id = ?",
-        params![id],
-    )
-    .await?;
-    tx.execute(
-        "DELETE FROM volume_type_projects WHERE volume_type_id = ?",
-        params![id],
-    )
-    .await?;
+    for table in [
+        "volume_type_extra_specs",
+        "volume_type_projects",
+        "volume_type_encryption",
+    ] {
+        let sql = format!("DELETE FROM {table} WHERE volume_type_id = ?");
+        tx.execute(&sql, params![id]).await?;
+    }
     let sql = "UPDATE volume_types SET deleted_at = ?, live_name = NULL WHERE id = ? AND deleted_at IS NULL";
     Ok(tx.execute(sql, params![now_us(), id]).await? > 0)
 }

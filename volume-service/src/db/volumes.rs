@@ -1,9 +1,13 @@
 //! Table `volumes`.
 
+use std::collections::HashMap;
+
 use database::{Result, Row, Tx, now_us, params};
 use uuid::Uuid;
 
-use super::{Change, Outcome, Source, attachments, exports, metadata, placeholders, status};
+use super::{
+    Change, Outcome, Source, attachments, exports, metadata, placeholders, placements, status,
+};
 
 /// One live volume.
 #[derive(Debug, Clone)]
@@ -24,6 +28,8 @@ pub struct Volume {
     pub host: Option<String>,
     pub service_uuid: Option<Uuid>,
     pub volume_type_id: Uuid,
+    /// The group it belongs to.
+    pub group_id: Option<Uuid>,
     pub snapshot_id: Option<Uuid>,
     pub source_volid: Option<Uuid>,
     pub bootable: bool,
@@ -44,7 +50,7 @@ pub struct Volume {
 
 pub(crate) const COLUMNS: &str = "id, user_id, project_id, name, description, status, previous_status, \
     attach_status, migration_status, size_gib, availability_zone, host, service_uuid, volume_type_id, \
-    snapshot_id, source_volid, bootable, multiattach, readonly, replication_status, provider_id, \
+    group_id, snapshot_id, source_volid, bootable, multiattach, readonly, replication_status, provider_id, \
     consumes_quota, created_at, updated_at, scheduled_at, launched_at, terminated_at";
 
 impl Volume {
@@ -65,6 +71,7 @@ impl Volume {
             host: row.get("host")?,
             service_uuid: row.get("service_uuid")?,
             volume_type_id: row.get("volume_type_id")?,
+            group_id: row.get("group_id")?,
             snapshot_id: row.get("snapshot_id")?,
             source_volid: row.get("source_volid")?,
             bootable: row.get("bootable")?,
@@ -117,6 +124,7 @@ pub async fn insert(tx: &mut Tx, new: NewVolume) -> Result<Volume> {
         host: new.host,
         service_uuid: None,
         volume_type_id: new.volume_type_id,
+        group_id: None,
         snapshot_id: new.snapshot_id,
         source_volid: new.source_volid,
         bootable: false,
@@ -191,6 +199,7 @@ pub async fn delete(tx: &mut Tx, id: Uuid) -> Result<Outcome> {
     metadata::delete_all(tx, metadata::Kind::VolumeImage, id).await?;
     attachments::delete_of_volume(tx, id).await?;
     exports::delete_of_volume(tx, id).await?;
+    placements::delete(tx, id).await?;
     Ok(outcome)
 }
 
@@ -201,6 +210,15 @@ pub async fn any_of_type(tx: &mut Tx, volume_type_id: Uuid) -> Result<bool> {
         .fetch_optional(sql, params![volume_type_id])
         .await?
         .is_some())
+}
+
+/// How many live volumes each host (`host@backend#pool`) has; hosts without any are absent.
+pub async fn count_by_host<'a>(from: impl Into<Source<'a>>) -> Result<HashMap<String, u64>> {
+    let sql = "SELECT host, COUNT(*) AS n FROM volumes WHERE deleted_at IS NULL AND host IS NOT NULL GROUP BY host";
+    let rows = from.into().fetch_all(sql, params![]).await?;
+    rows.iter()
+        .map(|row| Ok((row.get("host")?, row.get("n")?)))
+        .collect()
 }
 
 /// The sum of the sizes of live volumes on `host` (`host@backend#pool`), in GiB.

@@ -369,6 +369,7 @@ async fn restore_to_new(
     name: Option<String>,
 ) -> Result<Restoring> {
     let request = volume_create::Request {
+        group_id: None,
         size_gib: Some(backup.size_gib),
         name: Some(name.unwrap_or_else(|| format!("restore_backup_{}", backup.id))),
         description: Some("auto-created_from_restore_from_backup".to_owned()),
@@ -376,6 +377,7 @@ async fn restore_to_new(
         metadata: Metadata::new(),
         availability_zone: None,
         source: SourceRef::Backup(backup.id.to_string()),
+        hints: serde_json::Map::new(),
     };
     let created = volume_create::create(service, context, request).await?;
     Ok(Restoring {

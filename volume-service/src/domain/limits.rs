@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::quota::{self, Consumed, DEFAULT_CLASS};
 use crate::db::quotas::{self, Limits};
-use crate::db::volume_types;
+use crate::db::{groups, volume_types};
 use crate::{Error, Result, VolumeService};
 
 /// A limit and what is used of it.
@@ -58,6 +58,10 @@ async fn usage(service: &VolumeService, project_id: &str) -> Result<BTreeMap<Str
         ("gigabytes".to_owned(), all.gigabytes),
         ("backups".to_owned(), backups.count),
         ("backup_gigabytes".to_owned(), backups.size_gib),
+        (
+            "groups".to_owned(),
+            groups::count(database, project_id).await?,
+        ),
     ]);
     for volume_type in volume_types::all(database).await?.values() {
         let of_type = Consumed::of(&service.options, &usage, volume_type);

@@ -110,7 +110,7 @@ pub async fn manage_volume(
                 "Invalid volume type: Cannot find requested '{name}' volume type"
             ))
         })?,
-        None => types::default_type(service).await?,
+        None => types::default_type(service, context.project()).await?,
     };
     let found = service_of(service, &request.host).await;
     let found = found.map_err(|error| match error {

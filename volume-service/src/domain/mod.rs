@@ -2,16 +2,31 @@
 //! one transaction, ring the doorbell. A file per resource.
 
 pub mod attachments;
+pub mod backup_records;
 pub mod backups;
+pub mod clusters;
+pub mod default_types;
 pub mod detach_guard;
+pub mod group_delete;
+pub mod group_from_source;
+pub mod group_replication;
+pub mod group_snapshots;
+pub mod group_types;
+pub mod group_update;
+pub mod groups;
+pub mod hosts;
 pub mod limits;
 pub mod listing;
 pub mod manage;
 pub mod manageable;
 pub mod messages;
+pub mod qos_specs;
 pub mod quota;
+pub mod relocation;
 pub mod services;
 pub mod snapshots;
+pub mod transfers;
+pub mod type_encryption;
 pub mod types;
 pub mod volume_actions;
 pub mod volume_attach;
@@ -19,6 +34,7 @@ pub mod volume_create;
 pub mod volume_delete;
 pub mod volume_image;
 pub mod volumes;
+pub mod workers;
 
 use rest::RequestContext;
 use uuid::Uuid;

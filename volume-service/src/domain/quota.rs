@@ -4,11 +4,14 @@
 //! project. Per-type resources (`volumes_<type>`, `snapshots_<type>`, `gigabytes_<type>`) are
 //! unlimited unless somebody set them.
 
-use database::Tx;
+use std::collections::BTreeMap;
 
-use crate::db::Source;
+use database::Tx;
+use uuid::Uuid;
+
 use crate::db::quotas::{self, Amount, Limits, Usage};
 use crate::db::volume_types::VolumeType;
+use crate::db::{Source, groups};
 use crate::{Error, Options, Result};
 
 /// The largest limit (a signed 32-bit integer in Cinder's database).
@@ -59,6 +62,8 @@ pub enum Addition {
     Growth {
         to_gib: u32,
     },
+    /// A volume of another type becomes one of this: only the type's own limits count.
+    Retype,
 }
 
 /// Checks that `project_id` may add this, under the project's lock, which the transaction keeps.
@@ -72,48 +77,146 @@ pub async fn check_volumes(
     addition: Addition,
     size_gib: u32,
 ) -> Result<()> {
+    let mut additions = Additions::default();
+    match addition {
+        Addition::Volume => additions.volume(volume_type, size_gib),
+        Addition::Snapshot => additions.snapshot(volume_type, size_gib),
+        Addition::Growth { to_gib } => additions.growth(volume_type, size_gib, to_gib),
+        Addition::Retype => {
+            return check_retype(options, tx, project_id, volume_type, size_gib).await;
+        }
+    }
+    check_additions(options, tx, project_id, &additions).await
+}
+
+/// A volume of another type becomes one of this: only the type's own limits count.
+async fn check_retype(
+    options: &Options,
+    tx: &mut Tx,
+    project_id: &str,
+    volume_type: &VolumeType,
+    size_gib: u32,
+) -> Result<()> {
     quotas::lock(tx, project_id).await?;
     let limits = effective_limits(options, tx, project_id).await?;
-    let volume_size_gib = match addition {
-        Addition::Volume => Some(size_gib),
-        Addition::Growth { to_gib } => Some(to_gib),
-        Addition::Snapshot => None,
-    };
-    if let Some(size_gib) = volume_size_gib {
-        check_volume_size(&limits, size_gib)?;
+    let usage = quotas::volume_usage(&mut *tx, project_id).await?;
+    let used = Consumed::of(options, &usage, volume_type);
+    let name = &volume_type.name;
+    let resource = format!("gigabytes_{name}");
+    check_size(&limits, &resource, used.type_gigabytes, i64::from(size_gib))?;
+    let resource = format!("volumes_{name}");
+    check_count(&limits, "volumes", &resource, used.type_volumes, 1)
+}
+
+/// Volumes and snapshots that a transaction is about to add together, by volume type.
+#[derive(Debug, Default)]
+pub struct Additions {
+    by_type: BTreeMap<Uuid, OfType>,
+    /// The size that the largest volume will have.
+    largest_volume_gib: u32,
+}
+
+#[derive(Debug)]
+struct OfType {
+    volume_type: VolumeType,
+    volumes: Amount,
+    snapshots: Amount,
+}
+
+impl Additions {
+    /// One volume more.
+    pub fn volume(&mut self, volume_type: &VolumeType, size_gib: u32) {
+        self.largest_volume_gib = self.largest_volume_gib.max(size_gib);
+        add(&mut self.of_type(volume_type).volumes, 1, size_gib);
     }
-    let types = type_resources(&volume_type.name);
-    let summed = ["gigabytes", "snapshots", "volumes"].into_iter();
-    let mut summed = summed.chain(types.iter().map(String::as_str));
-    if summed.all(|resource| limit_of(&limits, resource) < 0) {
+
+    /// One snapshot more.
+    pub fn snapshot(&mut self, volume_type: &VolumeType, size_gib: u32) {
+        add(&mut self.of_type(volume_type).snapshots, 1, size_gib);
+    }
+
+    /// A volume that is there grows by so much, to so much.
+    pub fn growth(&mut self, volume_type: &VolumeType, by_gib: u32, to_gib: u32) {
+        self.largest_volume_gib = self.largest_volume_gib.max(to_gib);
+        add(&mut self.of_type(volume_type).volumes, 0, by_gib);
+    }
+
+    fn of_type(&mut self, volume_type: &VolumeType) -> &mut OfType {
+        self.by_type
+            .entry(volume_type.id)
+            .or_insert_with(|| OfType {
+                volume_type: volume_type.clone(),
+                volumes: Amount::default(),
+                snapshots: Amount::default(),
+            })
+    }
+}
+
+fn add(amount: &mut Amount, count: i64, size_gib: u32) {
+    amount.count = amount.count.saturating_add(count);
+    amount.size_gib = amount.size_gib.saturating_add(i64::from(size_gib));
+}
+
+/// [`check_volumes`] for many at once: all fit, or none is let in.
+pub async fn check_additions(
+    options: &Options,
+    tx: &mut Tx,
+    project_id: &str,
+    additions: &Additions,
+) -> Result<()> {
+    quotas::lock(tx, project_id).await?;
+    let limits = effective_limits(options, tx, project_id).await?;
+    check_volume_size(&limits, additions.largest_volume_gib)?;
+    let resources = ["gigabytes", "snapshots", "volumes"].map(str::to_owned);
+    let of_types = additions
+        .by_type
+        .values()
+        .flat_map(|of| type_resources(&of.volume_type.name));
+    if resources
+        .into_iter()
+        .chain(of_types)
+        .all(|resource| limit_of(&limits, &resource) < 0)
+    {
         return Ok(());
     }
     let usage = quotas::volume_usage(&mut *tx, project_id).await?;
-    let consumed = Consumed::of(options, &usage, volume_type);
-    let gigabytes = match addition {
-        Addition::Snapshot if options.no_snapshot_gb_quota => 0,
-        _ => i64::from(size_gib),
-    };
-    let type_name = &volume_type.name;
-    check_size(&limits, "gigabytes", consumed.gigabytes, gigabytes)?;
+    let used = Consumed::of_all(options, &usage);
+    let all: Vec<&OfType> = additions.by_type.values().collect();
+    let gib = |of: &&OfType| gigabytes(options, of.volumes, of.snapshots);
     check_size(
         &limits,
-        &format!("gigabytes_{type_name}"),
-        consumed.type_gigabytes,
-        gigabytes,
+        "gigabytes",
+        used.gigabytes,
+        all.iter().map(gib).sum(),
     )?;
-    let (resource, all, of_type) = match addition {
-        Addition::Volume => ("volumes", consumed.volumes, consumed.type_volumes),
-        Addition::Snapshot => ("snapshots", consumed.snapshots, consumed.type_snapshots),
-        Addition::Growth { .. } => return Ok(()),
-    };
-    check_count(&limits, resource, resource, all)?;
-    check_count(
-        &limits,
-        resource,
-        &format!("{resource}_{type_name}"),
-        of_type,
-    )
+    for of in &all {
+        let used = Consumed::of(options, &usage, &of.volume_type).type_gigabytes;
+        let resource = format!("gigabytes_{}", of.volume_type.name);
+        check_size(&limits, &resource, used, gib(of))?;
+    }
+    let volumes = all.iter().map(|of| of.volumes.count).sum();
+    let snapshots = all.iter().map(|of| of.snapshots.count).sum();
+    check_count(&limits, "volumes", "volumes", used.volumes, volumes)?;
+    check_count(&limits, "snapshots", "snapshots", used.snapshots, snapshots)?;
+    for of in &all {
+        let used = Consumed::of(options, &usage, &of.volume_type);
+        let name = &of.volume_type.name;
+        for (what, used, added) in [
+            ("volumes", used.type_volumes, of.volumes.count),
+            ("snapshots", used.type_snapshots, of.snapshots.count),
+        ] {
+            check_count(&limits, what, &format!("{what}_{name}"), used, added)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks that `project_id` may add a group.
+pub async fn check_group(options: &Options, tx: &mut Tx, project_id: &str) -> Result<()> {
+    quotas::lock(tx, project_id).await?;
+    let limits = effective_limits(options, tx, project_id).await?;
+    let used = groups::count(&mut *tx, project_id).await?;
+    check_count(&limits, "groups", "groups", used, 1)
 }
 
 /// Checks that `project_id` may add a backup of `size_gib`.
@@ -134,7 +237,7 @@ pub async fn check_backup(
             used.size_gib
         )));
     }
-    check_count(&limits, "backups", "backups", used.count)
+    check_count(&limits, "backups", "backups", used.count, 1)
 }
 
 /// What a project uses, summed as the resources are.
@@ -162,9 +265,15 @@ impl Consumed {
             .get(&volume_type.id)
             .copied()
             .unwrap_or_default();
-        consumed.type_volumes = volumes.count;
+        let coming = usage
+            .retyping
+            .get(&volume_type.id)
+            .copied()
+            .unwrap_or_default();
+        consumed.type_volumes = volumes.count.saturating_add(coming.count);
         consumed.type_snapshots = snapshots.count;
-        consumed.type_gigabytes = gigabytes(options, volumes, snapshots);
+        consumed.type_gigabytes =
+            gigabytes(options, volumes, snapshots).saturating_add(coming.size_gib);
         consumed
     }
 
@@ -226,9 +335,9 @@ fn check_size(limits: &Limits, resource: &str, used: i64, added: i64) -> Result<
     )))
 }
 
-fn check_count(limits: &Limits, what: &str, resource: &str, used: i64) -> Result<()> {
+fn check_count(limits: &Limits, what: &str, resource: &str, used: i64, added: i64) -> Result<()> {
     let limit = limit_of(limits, resource);
-    if !exceeds(limit, used, 1) {
+    if !exceeds(limit, used, added) {
         return Ok(());
     }
     let quota = if what == "volumes" {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::listing::{self, Query, Rows, Table};
 use super::quota::{self, Addition};
 use super::volumes::{self, Changes, write_changes};
-use super::{parse_id, requester, sees, volume_actions};
+use super::{parse_id, requester, sees, services, volume_actions};
 use crate::db::metadata::{self, Kind, Metadata};
 use crate::db::snapshots::{self, NewSnapshot, Snapshot};
 use crate::db::volumes::Volume;
@@ -138,6 +138,7 @@ pub(super) async fn insert_row(
         .await?
         .ok_or_else(|| volumes::not_found(volume_id))?;
     check_source(&current, request.in_use_too)?;
+    services::check_not_frozen(tx, current.host.as_deref()).await?;
     let volume_type = db::volume_types::get(&mut *tx, current.volume_type_id).await?;
     let volume_type =
         volume_type.ok_or_else(|| Error::no_such("Volume type", current.volume_type_id))?;
@@ -176,7 +177,8 @@ pub(super) async fn insert_row(
     })
 }
 
-fn check_source(volume: &Volume, in_use_too: bool) -> Result<()> {
+/// Whether a snapshot may be made of this volume.
+pub(super) fn check_source(volume: &Volume, in_use_too: bool) -> Result<()> {
     let cannot = |reason: &str| {
         Err(Error::invalid_volume(format!(
             "The snapshot cannot be created {reason}"
@@ -249,10 +251,12 @@ pub async fn delete(
 ) -> Result<()> {
     let id = snapshot.id;
     let mut tx = service.database.begin().await?;
-    let mut change = Change::snapshot(id).status(match manner {
-        Manner::Unmanage => status::UNMANAGING,
-        Manner::Delete | Manner::ForceDelete => status::DELETING,
-    });
+    let mut change = Change::snapshot(id)
+        .status(match manner {
+            Manner::Unmanage => status::UNMANAGING,
+            Manner::Delete | Manner::ForceDelete => status::DELETING,
+        })
+        .and("group_snapshot_id IS NULL", &[]);
     if manner != Manner::ForceDelete {
         change = change.when(&[status::AVAILABLE, status::ERROR]);
     }
@@ -270,6 +274,7 @@ pub async fn delete(
         snapshots::delete(&mut tx, id).await?;
         return Ok(tx.commit().await?);
     };
+    services::check_not_frozen(&mut tx, Some(&host)).await?;
     let queue = flows::volume_queue(&host);
     let (snapshot_id, volume_id) = (id, snapshot.volume_id);
     let by = requester(context, &snapshot.project_id);

@@ -6,9 +6,9 @@ use rest::RequestContext;
 use rest::list_query::Clause;
 use uuid::Uuid;
 
-use super::parse_id;
+use super::{parse_id, quota};
 use crate::db::volume_types::{self, ExtraSpecs, VolumeType};
-use crate::db::{self, Source};
+use crate::db::{self, Source, default_types, quotas};
 use crate::{Error, Result, VolumeService};
 
 /// The type that the first start makes.
@@ -32,12 +32,21 @@ pub async fn ensure_default(service: &VolumeService) -> Result<()> {
     Ok(())
 }
 
-/// The type of volumes that name none.
-pub async fn default_type(service: &VolumeService) -> Result<VolumeType> {
+/// The type of a project's volumes that name none: its own default, else the one of all.
+pub async fn default_type(service: &VolumeService, project_id: &str) -> Result<VolumeType> {
+    let database = &service.database;
+    if let Some(id) = default_types::get(database, project_id).await?
+        && let Some(found) = volume_types::get(database, id).await?
+    {
+        return Ok(found);
+    }
     let name = &service.options.default_volume_type;
-    let found = volume_types::get_by_name(&service.database, name).await?;
-    found
-        .ok_or_else(|| Error::NotFound(format!("Volume type with name {name} could not be found.")))
+    let found = volume_types::get_by_name(database, name).await?;
+    found.ok_or_else(|| {
+        Error::Misconfigured(format!(
+            "The request cannot be fulfilled as the default volume type {name} cannot be found."
+        ))
+    })
 }
 
 /// The type of this id, if the caller may see it.
@@ -94,19 +103,16 @@ pub async fn with_specs<'a>(
     Ok(types.into_iter().map(join).collect())
 }
 
-/// The filter for the types a caller may list: public ones, private ones it has access to.
-pub fn visible_filter(context: &RequestContext, is_public: Option<bool>) -> Vec<Clause> {
-    let mut filters: Vec<_> = is_public
-        .map(|public| Clause::equal("is_public", public))
-        .into_iter()
-        .collect();
-    if !context.is_admin {
-        filters.push(Clause::raw(
+/// The filter for the types that are listed: public ones with the private ones that the caller's
+/// project may use (`Some(true)`), private ones, or all.
+pub fn visible_filter(context: &RequestContext, is_public: Option<bool>) -> Option<Clause> {
+    is_public.map(|public| match public {
+        true => Clause::raw(
             "is_public = 1 OR id IN (SELECT volume_type_id FROM volume_type_projects WHERE project_id = ?)",
             vec![context.project().into()],
-        ));
-    }
-    filters
+        ),
+        false => Clause::equal("is_public", false),
+    })
 }
 
 /// What a type is made of.
@@ -118,8 +124,47 @@ pub struct NewType {
     pub extra_specs: ExtraSpecs,
 }
 
+/// Two specs that exclude each other: the image cache is for one attachment at a time.
+fn check_specs(specs: &ExtraSpecs) -> Result<()> {
+    let set = |key: &str| specs.get(key).is_some_and(|value| value == "<is> True");
+    if set("multiattach") && set("cacheable") {
+        return Err(Error::Invalid(
+            "cacheable cannot be set with multiattach.".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks a volume's size against the limits in its type's extra specs
+/// (`provisioning:min_vol_size` and `…max_vol_size`).
+pub fn check_size(volume_type: &VolumeType, specs: &ExtraSpecs, size_gib: u32) -> Result<()> {
+    let limit = |key: &str| {
+        let text = specs.get(&format!("provisioning:{key}"))?;
+        Some((text, text.trim().parse::<u32>().ok()?))
+    };
+    let refused = |relation: &str, limit: &str| {
+        Error::invalid_input(format!(
+            "Specified volume size of '{size_gib}' is {relation} size of '{limit}' for volume type '{}'.",
+            volume_type.name
+        ))
+    };
+    match limit("min_vol_size") {
+        Some((text, least)) if size_gib < least => {
+            return Err(refused("less than the minimum required", text));
+        }
+        _ => {}
+    }
+    match limit("max_vol_size") {
+        Some((text, most)) if size_gib > most => {
+            Err(refused("greater than the maximum allowable", text))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Makes a type.
 pub async fn create(service: &VolumeService, new: NewType) -> Result<TypeDetails> {
+    check_specs(&new.extra_specs)?;
     let mut tx = service.database.begin().await?;
     let inserted = volume_types::insert(
         &mut tx,
@@ -137,12 +182,21 @@ pub async fn create(service: &VolumeService, new: NewType) -> Result<TypeDetails
     })
 }
 
-/// Writes name, description and visibility.
+/// Writes name, description and visibility. The limits of its volumes follow a new name.
 pub async fn update(service: &VolumeService, changed: VolumeType) -> Result<TypeDetails> {
     let mut tx = service.database.begin().await?;
+    let before = volume_types::get(&mut tx, changed.id)
+        .await?
+        .ok_or_else(|| Error::no_such("Volume type", changed.id))?;
     let updated = volume_types::update(&mut tx, &changed).await;
     if !updated.map_err(|error| name_taken(error, &changed.name))? {
         return Err(Error::no_such("Volume type", changed.id));
+    }
+    if before.name != changed.name {
+        let new_names = quota::type_resources(&changed.name);
+        for (from, to) in quota::type_resources(&before.name).iter().zip(&new_names) {
+            quotas::rename_resource(&mut tx, from, to).await?;
+        }
     }
     tx.commit().await?;
     let extra_specs = volume_types::extra_specs(&service.database, changed.id).await?;
@@ -165,7 +219,9 @@ fn name_taken(error: database::Error, name: &str) -> Error {
 pub async fn delete(service: &VolumeService, volume_type: &VolumeType) -> Result<()> {
     let id = volume_type.id;
     let mut tx = service.database.begin().await?;
-    if volume_type.name == service.options.default_volume_type {
+    if volume_type.name == service.options.default_volume_type
+        || default_types::any_with(&mut tx, id).await?
+    {
         return Err(Error::Invalid(format!(
             "The volume type {id} is a default volume type and cannot be deleted."
         )));
@@ -175,7 +231,9 @@ pub async fn delete(service: &VolumeService, volume_type: &VolumeType) -> Result
             "The volume type {id} is the only currently defined volume type and cannot be deleted."
         )));
     }
-    if db::volumes::any_of_type(&mut tx, id).await? {
+    if db::volumes::any_of_type(&mut tx, id).await?
+        || db::placements::any_to_type(&mut tx, id).await?
+    {
         return Err(Error::Invalid(
             "Target volume type is still in use.".to_owned(),
         ));
@@ -191,6 +249,7 @@ pub async fn set_extra_specs(service: &VolumeService, id: Uuid, specs: &ExtraSpe
     let mut tx = service.database.begin().await?;
     refuse_used(&mut tx, id).await?;
     volume_types::merge_extra_specs(&mut tx, id, specs).await?;
+    check_specs(&volume_types::extra_specs(&mut tx, id).await?)?;
     Ok(tx.commit().await?)
 }
 

@@ -4,7 +4,7 @@ use rest::RequestContext;
 use uuid::Uuid;
 
 use super::quota::{self, Addition};
-use super::{requester, volumes};
+use super::{requester, types, volumes};
 use crate::db::volumes::Volume;
 use crate::db::{self, Change, Outcome, status};
 use crate::flows::{self, ExtendVolume, ExtendVolumeParams, RevertVolume, RevertVolumeParams};
@@ -51,6 +51,8 @@ pub async fn extend(
     let volume_type = db::volume_types::get(&mut tx, current.volume_type_id).await?;
     let volume_type =
         volume_type.ok_or_else(|| Error::no_such("Volume type", current.volume_type_id))?;
+    let specs = db::volume_types::extra_specs(&mut tx, volume_type.id).await?;
+    types::check_size(&volume_type, &specs, new_size_gib)?;
     let growth = Addition::Growth {
         to_gib: new_size_gib,
     };

@@ -2,23 +2,31 @@
 
 use database::Tx;
 use rest::RequestContext;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::group_update::backend;
 use super::quota::{self, Addition};
 use super::volumes::VolumeDetails;
-use super::{backups, requester, services, snapshots, types, volume_image, volumes};
+use super::{
+    backups, groups, requester, services, snapshots, type_encryption, types, volume_image, volumes,
+};
 use crate::db::backups::Backup;
+use crate::db::groups::Group;
 use crate::db::metadata::{self, Kind, Metadata};
+use crate::db::placements::{self, Placement};
 use crate::db::snapshots::Snapshot;
-use crate::db::volume_types::VolumeType;
+use crate::db::volume_types::{ExtraSpecs, VolumeType};
 use crate::db::volumes::{NewVolume, Volume};
 use crate::db::{self, Change, Outcome, status};
 use crate::flows::{self, CreateVolume, CreateVolumeParams, VolumeSource};
 use crate::images::{self, Image};
-use crate::{Error, Result, SCHEDULER_QUEUE, VolumeService};
+use crate::{Error, Result, SCHEDULER_QUEUE, VolumeService, scheduler};
 
 /// The states of a volume that can be cloned.
 const CLONEABLE: &[&str] = &[status::AVAILABLE, status::IN_USE];
+/// The states of a group that volumes can be made in.
+const GROUP_STATES: &[&str] = &[status::AVAILABLE, status::CREATING];
 
 /// What a client names as the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +52,11 @@ pub struct Request {
     pub volume_type: Option<String>,
     pub metadata: Metadata,
     pub availability_zone: Option<String>,
+    /// The group that it is to be in.
+    pub group_id: Option<String>,
     pub source: SourceRef,
+    /// `OS-SCH-HNT:scheduler_hints`, for the scheduler's filters.
+    pub hints: Map<String, Value>,
 }
 
 /// A source that was found.
@@ -80,15 +92,32 @@ pub async fn create(
         Some(name) => Some(types::find(service, context, name).await?),
         None => None,
     };
+    let group = match &request.group_id {
+        Some(id) => Some(find_group(service, context, id, asked_type.as_ref()).await?),
+        None => None,
+    };
     let source = find_source(service, context, &request.source).await?;
     let size_gib = volume_size(request.size_gib, &source)?;
     if let Found::Image(image) = &source {
         check_image(image, size_gib)?;
     }
     let volume_type = choose_type(service, context, asked_type, &source).await?;
-    let availability_zone =
-        choose_zone(service, request.availability_zone.as_deref(), &source).await?;
-    let host = source.fixed_host();
+    let extra_specs = db::volume_types::extra_specs(&service.database, volume_type.id).await?;
+    types::check_size(&volume_type, &extra_specs, size_gib)?;
+    type_encryption::refuse_encrypted(service, volume_type.id).await?;
+    // A group's volumes are where the group is.
+    let zone = match &group {
+        Some(group) => Some(group.availability_zone.as_str()),
+        None => request.availability_zone.as_deref(),
+    };
+    let zones = choose_zones(service, zone, &source, &extra_specs).await?;
+    let host = choose_host(&source, group.as_ref())?;
+    let placement = Placement {
+        hints: request.hints,
+        availability_zones: zones.of_type,
+        attempts_left: service.options.scheduler_max_attempts,
+        ..Placement::default()
+    };
     let new = NewVolume {
         id: Uuid::new_v4(),
         user_id: context.user_id.clone(),
@@ -96,12 +125,12 @@ pub async fn create(
         name: request.name,
         description: request.description,
         size_gib,
-        availability_zone,
+        availability_zone: zones.own,
         host: host.clone(),
         volume_type_id: volume_type.id,
         snapshot_id: source.snapshot_id(),
         source_volid: source.source_volid(),
-        multiattach: is_multiattach(service, context, &volume_type).await?,
+        multiattach: may_multiattach(service, context, &extra_specs)?,
         consumes_quota: true,
     };
     let queue = host
@@ -110,20 +139,23 @@ pub async fn create(
     let volume = insert(
         service,
         context,
-        new,
+        (new, group.as_ref()),
         &volume_type,
         &request.metadata,
         source,
-        &queue,
+        (&queue, placement),
     )
     .await?;
     service.doorbell.ring(&queue);
+    let group_ids = volume.group_id.into_iter().collect();
+    let consistency_groups = db::groups::consistency_groups(&service.database, &group_ids).await?;
     Ok(VolumeDetails {
         volume,
         type_name: Some(volume_type.name),
         metadata: request.metadata,
         image_metadata: Metadata::new(),
         attachments: Vec::new(),
+        in_consistency_group: !consistency_groups.is_empty(),
     })
 }
 
@@ -131,43 +163,126 @@ pub async fn create(
 async fn insert(
     service: &VolumeService,
     context: &RequestContext,
-    new: NewVolume,
+    (new, group): (NewVolume, Option<&Group>),
     volume_type: &VolumeType,
     user_metadata: &Metadata,
     source: Found,
-    queue: &str,
+    (queue, placement): (&str, Placement),
 ) -> Result<Volume> {
-    let (volume_id, size_gib, project_id) = (new.id, new.size_gib, new.project_id.clone());
     let mut tx = service.database.begin().await?;
     quota::check_volumes(
         &service.options,
         &mut tx,
-        &project_id,
+        &new.project_id,
         volume_type,
         Addition::Volume,
-        size_gib,
+        new.size_gib,
     )
     .await?;
     source.claim(&mut tx).await?;
-    let mut volume = db::volumes::insert(&mut tx, new).await?;
+    if let Some(group) = group {
+        // Touching the row keeps a delete of the group from passing this transaction.
+        match Change::group(group.id)
+            .when(GROUP_STATES)
+            .apply(&mut tx)
+            .await?
+        {
+            Outcome::Done => {}
+            Outcome::NotFound => return Err(groups::not_found(group.id)),
+            Outcome::WrongState { status: state } => {
+                check_state(&state, GROUP_STATES, "group", Error::invalid_group)?;
+            }
+        }
+    }
+    let group_id = group.map(|group| group.id);
+    let source = source.into_params();
+    let made = insert_with_flow(
+        &mut tx,
+        context,
+        new,
+        group_id,
+        user_metadata,
+        source,
+        queue,
+    );
+    let volume = made.await?;
+    if volume.host.is_none() {
+        placements::put(&mut tx, volume.id, &placement).await?;
+    }
+    tx.commit().await?;
+    Ok(volume)
+}
+
+/// Row, group, metadata and flow of a volume that has been checked.
+pub(super) async fn insert_with_flow(
+    tx: &mut Tx,
+    context: &RequestContext,
+    new: NewVolume,
+    group_id: Option<Uuid>,
+    user_metadata: &Metadata,
+    source: VolumeSource,
+    queue: &str,
+) -> Result<Volume> {
+    let (volume_id, size_gib) = (new.id, new.size_gib);
+    let mut volume = db::volumes::insert(tx, new).await?;
     if let Some(host) = &volume.host {
-        volume.service_uuid = db::services::id_of_host(&mut tx, host).await?;
+        volume.service_uuid = db::services::id_of_host(&mut *tx, host).await?;
         Change::volume(volume_id)
             .set("service_uuid = ?", volume.service_uuid)
-            .apply(&mut tx)
+            .apply(tx)
             .await?;
     }
-    metadata::insert(&mut tx, Kind::Volume, volume_id, user_metadata).await?;
+    if let Some(group_id) = group_id {
+        db::groups::add_volume(tx, group_id, volume_id, &[status::CREATING]).await?;
+        volume.group_id = Some(group_id);
+    }
+    metadata::insert(tx, Kind::Volume, volume_id, user_metadata).await?;
     let params = CreateVolumeParams {
         volume_id,
         size_gib,
-        source: source.into_params(),
+        source,
     };
-    CreateVolume::new_flow(&params, queue, &requester(context, &project_id))?
-        .insert(&mut tx)
+    CreateVolume::new_flow(&params, queue, &requester(context, &volume.project_id))?
+        .insert(tx)
         .await?;
-    tx.commit().await?;
     Ok(volume)
+}
+
+/// The group of this id, if volumes of the type that the client asks for can be made in it.
+async fn find_group(
+    service: &VolumeService,
+    context: &RequestContext,
+    id: &str,
+    asked_type: Option<&VolumeType>,
+) -> Result<Group> {
+    let group = groups::get(service, context, id).await?;
+    let volume_type = asked_type.ok_or_else(|| {
+        Error::invalid_input("volume_type must be provided when creating a volume in a group.")
+    })?;
+    let types = db::groups::volume_types(&service.database, &[group.id]).await?;
+    if !types.into_values().flatten().any(|id| id == volume_type.id) {
+        return Err(Error::invalid_input(format!(
+            "Invalid volume_type provided: {} (requested type must be supported by this group).",
+            volume_type.id
+        )));
+    }
+    check_state(&group.status, GROUP_STATES, "group", Error::invalid_group)?;
+    Ok(group)
+}
+
+/// Where the volume must be: where its source is, and on the back-end of its group.
+fn choose_host(source: &Found, group: Option<&Group>) -> Result<Option<String>> {
+    let fixed = source.fixed_host();
+    let Some(group) = group else {
+        return Ok(fixed);
+    };
+    if fixed.is_none() {
+        return Ok(group.host.clone());
+    }
+    if backend(fixed.as_deref()) != backend(group.host.as_deref()) {
+        return Err(Error::invalid_volume("Volume is not local to this node."));
+    }
+    Ok(fixed)
 }
 
 async fn find_source(
@@ -372,19 +487,16 @@ async fn choose_type(
     {
         return types::find(service, context, name).await;
     }
-    types::default_type(service).await
+    types::default_type(service, context.project()).await
 }
 
 /// Whether the type's volumes may be attached more than once, which takes a rule of its own.
-async fn is_multiattach(
+pub(crate) fn may_multiattach(
     service: &VolumeService,
     context: &RequestContext,
-    of: &VolumeType,
+    specs: &ExtraSpecs,
 ) -> Result<bool> {
-    let specs = db::volume_types::extra_specs(&service.database, of.id).await?;
-    let multiattach = specs
-        .get("multiattach")
-        .is_some_and(|value| value == "<is> True");
+    let multiattach = is_multiattach_spec(specs);
     if multiattach {
         service
             .policy
@@ -393,42 +505,93 @@ async fn is_multiattach(
     Ok(multiattach)
 }
 
+/// Whether a type with these extra specs is for volumes that are attached more than once.
+pub(super) fn is_multiattach_spec(specs: &ExtraSpecs) -> bool {
+    specs
+        .get("multiattach")
+        .is_some_and(|value| value == "<is> True")
+}
+
+/// Where a new volume may be.
+struct Zones {
+    /// The zone of the row, until the scheduler has chosen.
+    own: String,
+    /// Several that the type allows, where neither client nor source names one.
+    of_type: Option<Vec<String>>,
+}
+
+/// The zone that client, source and type leave, or the zones that the type allows.
+async fn choose_zones(
+    service: &VolumeService,
+    asked: Option<&str>,
+    source: &Found,
+    specs: &ExtraSpecs,
+) -> Result<Zones> {
+    let Some(allowed) = scheduler::zones_of_type(specs) else {
+        let own = choose_zone(service, asked, source).await?;
+        return Ok(Zones { own, of_type: None });
+    };
+    if asked.is_none() && source.zone().is_none() {
+        let known = services::zones(service).await?;
+        let usable: Vec<String> = allowed
+            .into_iter()
+            .filter(|zone| known.contains_key(zone))
+            .collect();
+        let default = service.options.default_zone();
+        let own = usable.iter().find(|zone| *zone == default);
+        let own = own.or(usable.first()).cloned().ok_or_else(|| {
+            let text = "Volume type is only supported in zones that do not exist.";
+            Error::invalid_input(text)
+        })?;
+        return Ok(Zones {
+            own,
+            of_type: Some(usable),
+        });
+    }
+    let own = choose_zone(service, asked, source).await?;
+    if !allowed.contains(&own) {
+        return Err(Error::invalid_input(format!(
+            "Volume and volume type are in different availability zones: '{own}' is not among \
+             the zones of the volume type."
+        )));
+    }
+    Ok(Zones { own, of_type: None })
+}
+
 /// The zone asked for, else the source's, else the default one; it must exist.
 async fn choose_zone(
     service: &VolumeService,
     asked: Option<&str>,
     source: &Found,
 ) -> Result<String> {
-    let source_zone = match source {
-        Found::Snapshot { volume, .. } => Some((volume.availability_zone.as_str(), "snapshot")),
-        Found::Volume(volume) => Some((volume.availability_zone.as_str(), "source volume")),
-        _ => None,
-    };
+    let source_zone = source.zone();
     let options = &service.options;
     let zone = asked
         .or(source_zone.map(|(zone, _)| zone))
         .unwrap_or(options.default_zone());
-    let known = services::zones(service).await?;
-    let zone = if known.contains_key(zone) {
-        zone
-    } else if options.allow_availability_zone_fallback {
-        options.default_zone()
-    } else {
-        return Err(Error::Invalid(format!(
-            "Availability zone '{zone}' is invalid."
-        )));
-    };
+    let zone = services::existing_zone(service, zone)
+        .await?
+        .ok_or_else(|| Error::Invalid(format!("Availability zone '{zone}' is invalid.")))?;
     match source_zone {
         Some((source_zone, what)) if options.cloned_volume_same_az && source_zone != zone => {
             Err(Error::invalid_input(format!(
                 "Volume must be in the same availability zone as the {what}"
             )))
         }
-        _ => Ok(zone.to_owned()),
+        _ => Ok(zone),
     }
 }
 
 impl Found {
+    /// The zone of the source, and what the source is.
+    fn zone(&self) -> Option<(&str, &'static str)> {
+        match self {
+            Found::Snapshot { volume, .. } => Some((volume.availability_zone.as_str(), "snapshot")),
+            Found::Volume(volume) => Some((volume.availability_zone.as_str(), "source volume")),
+            Found::Nothing | Found::Image(_) | Found::Backup(_) => None,
+        }
+    }
+
     /// Clones are made where their source is.
     fn fixed_host(&self) -> Option<String> {
         match self {

@@ -3,7 +3,7 @@
 use database::{Tx, now_us};
 use rest::RequestContext;
 
-use super::{requester, volumes};
+use super::{requester, services, volumes};
 use crate::db::volumes::Volume;
 use crate::db::{self, Change, Outcome, status};
 use crate::flows::{self, DeleteVolume, DeleteVolumeParams, UnmanageVolume, UnmanageVolumeParams};
@@ -40,6 +40,7 @@ pub async fn delete(
     let Some(current) = db::volumes::get(&mut tx, id).await? else {
         return Err(volumes::not_found(id));
     };
+    services::check_not_frozen(&mut tx, current.host.as_deref()).await?;
     if !snapshots_allow(&mut tx, context, &current, manner).await? {
         return Err(refused(manner));
     }
@@ -56,6 +57,7 @@ pub async fn delete(
             "NOT EXISTS (SELECT 1 FROM volume_attachments a WHERE a.volume_id = volumes.id AND a.attach_status = ?)",
             &[status::ATTACHED.into()],
         )
+        .and("group_id IS NULL", &[])
         .and(
             "migration_status IS NULL OR migration_status IN ('deleting', 'error', 'success')",
             &[],

@@ -1,6 +1,6 @@
 //! Volumes: find, list, summarise, update, metadata.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use database::{Tx, Value, now_us, params};
 use rest::RequestContext;
@@ -12,7 +12,7 @@ use super::{parse_id, sees};
 use crate::db::attachments::Attachment;
 use crate::db::metadata::{self, Kind, Metadata};
 use crate::db::volumes::{self, Volume};
-use crate::db::{self, status, volume_types};
+use crate::db::{self, groups, status, volume_types};
 use crate::{Error, Result, VolumeService};
 
 /// A volume with all that its view shows.
@@ -25,6 +25,8 @@ pub struct VolumeDetails {
     pub image_metadata: Metadata,
     /// Also those that are not complete.
     pub attachments: Vec<Attachment>,
+    /// Its group is one of the consistency group API.
+    pub in_consistency_group: bool,
 }
 
 /// What lists of volumes may be sorted by.
@@ -90,6 +92,8 @@ pub async fn with_details(
     let ids: Vec<Uuid> = rows.iter().map(|volume| volume.id).collect();
     let type_ids: BTreeSet<Uuid> = rows.iter().map(|volume| volume.volume_type_id).collect();
     let type_names = volume_types::names(database, &type_ids).await?;
+    let group_ids: HashSet<Uuid> = rows.iter().filter_map(|volume| volume.group_id).collect();
+    let consistency_groups = groups::consistency_groups(database, &group_ids).await?;
     let mut user_metadata = metadata::of_many(database, Kind::Volume, &ids).await?;
     let mut image_metadata = metadata::of_many(database, Kind::VolumeImage, &ids).await?;
     let mut attachments: HashMap<Uuid, Vec<Attachment>> = HashMap::new();
@@ -102,6 +106,9 @@ pub async fn with_details(
         type_name: type_names.get(&volume.volume_type_id).cloned(),
         metadata: user_metadata.remove(&volume.id).unwrap_or_default(),
         image_metadata: image_metadata.remove(&volume.id).unwrap_or_default(),
+        in_consistency_group: volume
+            .group_id
+            .is_some_and(|id| consistency_groups.contains(&id)),
         volume,
     };
     Ok(rows.into_iter().map(join).collect())

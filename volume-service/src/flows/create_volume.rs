@@ -13,9 +13,10 @@ use super::create_from_volume::{CloneSource, LimitDepth, SnapshotSource};
 use super::outcome::{end_download, tell, warn_if_reset};
 use super::steps::{OUT_OF_SPACE, STORE_RETRY, ensure_image, gib_to_bytes, remove_image};
 use super::{Requester, addressed, chain_lock, snapshot_lock, volume_lock};
+use crate::SCHEDULER_QUEUE;
 use crate::db::messages::{Action, Detail, Resource};
 use crate::db::metadata::{self, Kind, Metadata};
-use crate::db::{Change, status, volumes};
+use crate::db::{Change, placements, status, volumes};
 use crate::images::Image;
 use crate::manager::{Manager, Placement};
 
@@ -104,7 +105,7 @@ impl Flow for CreateVolume {
     }
 
     async fn parked(run: &Run<Self>, tx: &mut Tx) -> Result<(), TaskError> {
-        failed(run, tx).await
+        give_up(run, tx).await
     }
 }
 
@@ -169,6 +170,7 @@ impl Task<CreateVolume> for Finish {
         change.apply(tx).await?;
         let ended = end_download(tx, id, CREATING, status::AVAILABLE).await?;
         warn_if_reset(&ended);
+        placements::delete(tx, id).await?;
         release_backup(run, tx).await
     }
 }
@@ -250,9 +252,56 @@ pub(super) async fn remove_volume_image(run: &Run<CreateVolume>) -> Result<(), T
     }
 }
 
-/// Volume `error` with a message; belongs into `record_revert` of whichever task is first.
+/// The volume goes back to the scheduler, which tries another pool, or ends in `error`; belongs
+/// into `record_revert` of whichever task is first.
 pub(super) async fn failed(run: &Run<CreateVolume>, tx: &mut Tx) -> Result<(), TaskError> {
+    if reschedule(run, tx).await? {
+        return Ok(());
+    }
+    give_up(run, tx).await
+}
+
+/// Failures of a back-end that another one may not have.
+const BACKEND_FAILURES: &[&str] = &[
+    OUT_OF_SPACE,
+    "StoreUnavailable",
+    "ReadOnly",
+    "Corrupt",
+    "NotFound",
+];
+
+/// Hands the volume back to the scheduler, where it chose the pool and attempts are left.
+async fn reschedule(run: &Run<CreateVolume>, tx: &mut Tx) -> Result<bool, TaskError> {
     let id = run.params.volume_id;
+    let is_backends = run
+        .failure()
+        .is_some_and(|failure| BACKEND_FAILURES.contains(&failure.class.as_str()));
+    let placement = placements::get(&mut *tx, id).await?;
+    if !is_backends || placement.is_none_or(|placement| placement.attempts_left == 0) {
+        return Ok(false);
+    }
+    let change = Change::volume(id)
+        .when(CREATING)
+        .status(status::CREATING)
+        .set("host = ?", Option::<&str>::None)
+        .set("service_uuid = ?", Option::<Uuid>::None);
+    if !change.apply(tx).await?.is_done() {
+        return Ok(false);
+    }
+    let by = Requester {
+        request_id: run.flow.request_id.clone(),
+        project_id: run.flow.project_id.clone(),
+        user_id: run.flow.user_id.clone(),
+    };
+    let flow = CreateVolume::new_flow(&run.params, SCHEDULER_QUEUE, &by)?;
+    flow.insert(tx).await?;
+    Ok(true)
+}
+
+/// Volume `error` with a message.
+async fn give_up(run: &Run<CreateVolume>, tx: &mut Tx) -> Result<(), TaskError> {
+    let id = run.params.volume_id;
+    placements::delete(tx, id).await?;
     if end_download(tx, id, CREATING, status::ERROR)
         .await?
         .is_done()
@@ -335,6 +384,33 @@ pub(crate) mod tests {
             .await
         };
         exhaust::<CreateVolume, _>(make).await;
+    }
+
+    #[tokio::test]
+    async fn a_back_end_that_fails_hands_the_volume_back_to_the_scheduler() {
+        for (attempts_left, state, queues) in [(1, "creating", 1), (0, "error", 0)] {
+            let world = World::new().await;
+            let id = world.volume_row(1, None).await;
+            let placement = placements::Placement {
+                tried: vec!["host@memory#missing".into()],
+                attempts_left,
+                ..Default::default()
+            };
+            let mut tx = world.database.begin().await.unwrap();
+            placements::put(&mut tx, id, &placement).await.unwrap();
+            tx.commit().await.unwrap();
+            world
+                .set("volumes", id, "host", "host@memory#missing")
+                .await;
+            let flow = Ok(world.create_flow(id, 1, VolumeSource::Empty));
+            assert_eq!(world.run::<CreateVolume>(flow).await, "REVERTED");
+            let status = world.column("volumes", id, "status").await;
+            assert_eq!(status.as_deref(), Some(state));
+            let waiting = taskflow::waiting(&world.database, SCHEDULER_QUEUE, 9).await;
+            assert_eq!(waiting.unwrap().len(), queues);
+            let left = placements::get(&world.database, id).await.unwrap();
+            assert_eq!(left.is_some(), queues > 0);
+        }
     }
 
     #[tokio::test]

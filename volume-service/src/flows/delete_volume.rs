@@ -3,20 +3,16 @@
 use async_trait::async_trait;
 use database::Tx;
 use serde::{Deserialize, Serialize};
-use storage::{ImageStore, SnapshotSpec};
+use storage::SnapshotSpec;
 use taskflow::{BoxTask, Flow, NewFlow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
-use super::create_from_volume::{CLONE_SUFFIX, clone_snapshot};
-use super::steps::{
-    BUSY, STORE_RETRY, flatten_children, remove_image, remove_snapshot, store_failure,
-};
+use super::create_from_volume::clone_snapshot;
+use super::removal::{release_parent, remove_snapshots};
+use super::steps::{BUSY, STORE_RETRY, remove_image};
 use super::{Requester, addressed, volume_lock};
 use crate::db::{Change, snapshots, status, volumes};
 use crate::manager::{Manager, Placement};
-
-/// How a Cinder service renames a volume that is deleted while clones hang on it.
-const DELETED_SUFFIX: &str = ".deleted";
 
 /// Parameters of [`DeleteVolume`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -87,22 +83,7 @@ impl Task<DeleteVolume> for RemoveSnapshots {
         };
         let store = place.store();
         let mut kept_for_us = snapshots_of_source(run, &place).await?;
-        let info = match store.info(&place.image).await {
-            Ok(info) => info,
-            Err(storage::Error::NotFound(_)) => return Ok(kept_for_us),
-            Err(error) => return Err(store_failure(error)),
-        };
-        // All clones first: an engine that cannot let them go refuses before anything is gone.
-        for snapshot in &info.snapshots {
-            flatten_children(store, &place.image.at(&snapshot.name)).await?;
-        }
-        for snapshot in &info.snapshots {
-            remove_snapshot(store, &place.image.at(&snapshot.name)).await?;
-        }
-        kept_for_us.extend(
-            info.parent
-                .filter(|parent| parent.snapshot.ends_with(CLONE_SUFFIX)),
-        );
+        kept_for_us.extend(remove_snapshots(store, &place.image).await?);
         Ok(kept_for_us)
     }
 
@@ -168,30 +149,6 @@ impl Task<DeleteVolume> for RemoveImage {
         }
         Ok(())
     }
-}
-
-/// Removes a snapshot that nothing hangs on any more, then its image if a Cinder service has
-/// only kept it (`<volume>.deleted`) for its last clone, and so on upwards.
-async fn release_parent(store: &dyn ImageStore, snapshot: SnapshotSpec) -> Result<(), TaskError> {
-    let mut next = Some(snapshot);
-    while let Some(snapshot) = next.take() {
-        remove_snapshot(store, &snapshot).await?;
-        if !snapshot.image.image.ends_with(DELETED_SUFFIX) {
-            break;
-        }
-        let info = match store.info(&snapshot.image).await {
-            Ok(info) => info,
-            Err(storage::Error::NotFound(_)) => break,
-            Err(error) => return Err(store_failure(error)),
-        };
-        if info.snapshots.is_empty() {
-            remove_image(store, &snapshot.image).await?;
-            next = info
-                .parent
-                .filter(|parent| parent.snapshot.ends_with(CLONE_SUFFIX));
-        }
-    }
-    Ok(())
 }
 
 /// The row is gone, and with it its share of the quota.

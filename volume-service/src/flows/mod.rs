@@ -20,9 +20,13 @@ mod create_from_backup;
 mod create_from_image;
 mod create_from_snapshot;
 mod create_from_volume;
+pub mod create_group;
+pub mod create_group_snapshot;
 pub mod create_snapshot;
 pub mod create_volume;
 pub mod delete_backup;
+pub mod delete_group;
+pub mod delete_group_snapshot;
 pub mod delete_snapshot;
 pub mod delete_volume;
 pub mod extend_volume;
@@ -31,9 +35,13 @@ mod fake_images;
 mod image_source;
 pub mod manage_snapshot;
 pub mod manage_volume;
+pub mod migrate_volume;
 mod outcome;
 pub mod reimage_volume;
+mod relocate;
+mod removal;
 pub mod restore_backup;
+pub mod retype_volume;
 pub mod revert_volume;
 mod steps;
 #[cfg(test)]
@@ -50,9 +58,13 @@ use uuid::Uuid;
 use crate::manager::Manager;
 
 pub use create_backup::{CreateBackup, CreateBackupParams};
+pub use create_group::{CreateGroup, CreateGroupParams};
+pub use create_group_snapshot::{CreateGroupSnapshot, CreateGroupSnapshotParams, Member};
 pub use create_snapshot::{CreateSnapshot, CreateSnapshotParams};
 pub use create_volume::{CreateVolume, CreateVolumeParams, VolumeSource};
 pub use delete_backup::{DeleteBackup, DeleteBackupParams};
+pub use delete_group::{DeleteGroup, DeleteGroupParams};
+pub use delete_group_snapshot::{DeleteGroupSnapshot, DeleteGroupSnapshotParams};
 pub use delete_snapshot::{DeleteSnapshot, DeleteSnapshotParams};
 pub use delete_volume::{DeleteVolume, DeleteVolumeParams};
 pub use extend_volume::{ExtendVolume, ExtendVolumeParams};
@@ -60,8 +72,10 @@ pub use manage_snapshot::{
     ManageSnapshot, ManageSnapshotParams, UnmanageSnapshot, UnmanageSnapshotParams,
 };
 pub use manage_volume::{ManageVolume, ManageVolumeParams, UnmanageVolume, UnmanageVolumeParams};
+pub use migrate_volume::{MigrateVolume, MigrateVolumeParams, migration_failed};
 pub use reimage_volume::{ReimageVolume, ReimageVolumeParams};
 pub use restore_backup::{RestoreBackup, RestoreBackupParams};
+pub use retype_volume::{MigrationPolicy, RetypeVolume, RetypeVolumeParams, retype_failed};
 pub use revert_volume::{RevertVolume, RevertVolumeParams};
 pub use upload_volume::{UploadVolume, UploadVolumeParams};
 
@@ -96,10 +110,16 @@ pub fn register(worker: WorkerBuilder<Manager>) -> WorkerBuilder<Manager> {
         .flow::<tell_servers::TellServers>()
         .flow::<ManageVolume>()
         .flow::<UnmanageVolume>()
+        .flow::<RetypeVolume>()
+        .flow::<MigrateVolume>()
         .flow::<CreateSnapshot>()
         .flow::<DeleteSnapshot>()
         .flow::<ManageSnapshot>()
         .flow::<UnmanageSnapshot>()
+        .flow::<CreateGroup>()
+        .flow::<DeleteGroup>()
+        .flow::<CreateGroupSnapshot>()
+        .flow::<DeleteGroupSnapshot>()
         .flow::<CreateBackup>()
         .flow::<RestoreBackup>()
         .flow::<DeleteBackup>()
@@ -113,6 +133,16 @@ pub(crate) fn volume_lock(id: Uuid) -> String {
 /// The lock of a snapshot.
 pub(crate) fn snapshot_lock(id: Uuid) -> String {
     format!("snapshot/{id}")
+}
+
+/// The lock of a group.
+pub(crate) fn group_lock(id: Uuid) -> String {
+    format!("group/{id}")
+}
+
+/// The lock of a group snapshot.
+pub(crate) fn group_snapshot_lock(id: Uuid) -> String {
+    format!("group-snapshot/{id}")
 }
 
 /// The lock of the base images that hold the backups of a volume.

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::Options;
 use crate::compute::Compute;
-use crate::db::{backups, snapshots, status, volumes};
+use crate::db::{backups, group_snapshots, groups, snapshots, status, volumes};
 use crate::images;
 use crate::manager::{Backend, BackupTarget, Manager, snapshot_name, volume_image_name};
 
@@ -168,6 +168,7 @@ impl World {
         let mut manager = Manager {
             database: database.clone(),
             host: "host".into(),
+            cluster: None,
             availability_zone: "nova".into(),
             options: Options::default(),
             backends: [(
@@ -236,6 +237,52 @@ impl World {
         snapshot.id
     }
 
+    /// The row of an `available` group with these volumes.
+    pub async fn group_row(&self, volumes: &[Uuid]) -> Uuid {
+        let group = groups::Group {
+            id: Uuid::new_v4(),
+            user_id: "user".into(),
+            project_id: "project".into(),
+            name: None,
+            description: None,
+            status: status::AVAILABLE.into(),
+            availability_zone: "nova".into(),
+            host: Some(HOST.into()),
+            group_type_id: Uuid::new_v4(),
+            group_snapshot_id: None,
+            source_group_id: None,
+            replication_status: groups::REPLICATION_DISABLED.into(),
+            created_at: 1,
+        };
+        let mut tx = self.database.begin().await.unwrap();
+        groups::insert(&mut tx, &group, &[]).await.unwrap();
+        tx.commit().await.unwrap();
+        for volume_id in volumes {
+            let text = group.id.to_string();
+            self.set("volumes", *volume_id, "group_id", &text).await;
+        }
+        group.id
+    }
+
+    /// The row of a group snapshot that is not taken yet.
+    pub async fn group_snapshot_row(&self, group_id: Uuid) -> Uuid {
+        let new = group_snapshots::GroupSnapshot {
+            id: Uuid::new_v4(),
+            user_id: "user".into(),
+            project_id: "project".into(),
+            group_id,
+            group_type_id: Uuid::new_v4(),
+            name: None,
+            description: None,
+            status: status::CREATING.into(),
+            created_at: 1,
+        };
+        let mut tx = self.database.begin().await.unwrap();
+        group_snapshots::insert(&mut tx, &new).await.unwrap();
+        tx.commit().await.unwrap();
+        new.id
+    }
+
     pub async fn backup_row(
         &self,
         volume_id: Uuid,
@@ -293,6 +340,24 @@ impl World {
         let id = flow.insert(&mut tx).await.unwrap();
         tx.commit().await.unwrap();
         id
+    }
+
+    /// Whether an older flow holds a lock that this one needs.
+    pub async fn is_blocked(&self, flow_id: Uuid) -> bool {
+        let sql = "SELECT COUNT(*) AS n FROM flow_locks mine JOIN flow_locks older \
+                   ON older.resource_key = mine.resource_key AND older.seq < mine.seq \
+                   AND older.exclusive IN (1, 1 - mine.exclusive) WHERE mine.flow_id = ?";
+        let row = self
+            .database
+            .fetch_one(sql, params![flow_id])
+            .await
+            .unwrap();
+        row.get::<i64>("n").unwrap() > 0
+    }
+
+    /// Runs an inserted flow to its end; returns its state.
+    pub async fn finish<F: Flow<Context = Manager>>(&self, flow_id: Uuid) -> &'static str {
+        taskflow::testing::run_to_end::<F>(&self.database, self.manager.clone(), flow_id).await
     }
 
     /// Runs a flow to its end; returns its state.
@@ -387,27 +452,7 @@ impl World {
     }
 
     pub async fn disk(&self, image: &ImageSpec, snapshot: Option<&str>) -> Disk {
-        let handle = self.store.open(image, snapshot).await.unwrap();
-        let size_bytes = handle.size_bytes();
-        let mut disk = Disk {
-            size_bytes,
-            ..Disk::default()
-        };
-        let change = DiskChange {
-            from: None,
-            to: snapshot,
-        };
-        for extent in self.store.diff(image, change, 0, 100_000).await.unwrap() {
-            let first = extent.offset / BLOCK_BYTES;
-            for block in first..(extent.offset + extent.length).div_ceil(BLOCK_BYTES) {
-                let length = BLOCK_BYTES.min(size_bytes - block * BLOCK_BYTES) as usize;
-                let data = handle.read(block * BLOCK_BYTES, length).await.unwrap();
-                if data.iter().any(|byte| *byte != 0) {
-                    disk.blocks.insert(block, data);
-                }
-            }
-        }
-        disk
+        disk_of(&self.store, image, snapshot).await
     }
 
     pub async fn head(&self, volume_id: Uuid) -> Disk {
@@ -415,31 +460,7 @@ impl World {
     }
 
     pub async fn inventory(&self) -> Inventory {
-        let mut inventory = Inventory::default();
-        for pool in self.store.pools().await.unwrap() {
-            for name in self.store.images(&pool).await.unwrap() {
-                let spec = ImageSpec::new(&pool, &name);
-                let info = self.store.info(&spec).await.unwrap();
-                let head = self.disk(&spec, None).await;
-                let parent = info.parent.map(|parent| timeless(&parent.to_string()));
-                let mut image = ImageState {
-                    head,
-                    parent,
-                    ..ImageState::default()
-                };
-                for snapshot in info.snapshots {
-                    let disk = self.disk(&spec, Some(&snapshot.name)).await;
-                    image
-                        .snapshots
-                        .insert(timeless(&snapshot.name), (disk, snapshot.protected));
-                }
-                inventory.images.insert(spec.to_string(), image);
-            }
-            for name in self.store.objects(&pool).await.unwrap() {
-                inventory.objects.insert(format!("{pool}/{name}"));
-            }
-        }
-        inventory
+        inventory_of(&self.store).await
     }
 
     pub async fn assert_is(&self, expected: &Expected) {
@@ -478,6 +499,59 @@ impl World {
             reverted,
         }
     }
+}
+
+async fn disk_of(store: &Arc<dyn ImageStore>, image: &ImageSpec, snapshot: Option<&str>) -> Disk {
+    let handle = store.open(image, snapshot).await.unwrap();
+    let size_bytes = handle.size_bytes();
+    let mut disk = Disk {
+        size_bytes,
+        ..Disk::default()
+    };
+    let change = DiskChange {
+        from: None,
+        to: snapshot,
+    };
+    for extent in store.diff(image, change, 0, 100_000).await.unwrap() {
+        let first = extent.offset / BLOCK_BYTES;
+        for block in first..(extent.offset + extent.length).div_ceil(BLOCK_BYTES) {
+            let length = BLOCK_BYTES.min(size_bytes - block * BLOCK_BYTES) as usize;
+            let data = handle.read(block * BLOCK_BYTES, length).await.unwrap();
+            if data.iter().any(|byte| *byte != 0) {
+                disk.blocks.insert(block, data);
+            }
+        }
+    }
+    disk
+}
+
+/// Everything in `store`.
+pub(crate) async fn inventory_of(store: &Arc<dyn ImageStore>) -> Inventory {
+    let mut inventory = Inventory::default();
+    for pool in store.pools().await.unwrap() {
+        for name in store.images(&pool).await.unwrap() {
+            let spec = ImageSpec::new(&pool, &name);
+            let info = store.info(&spec).await.unwrap();
+            let head = disk_of(store, &spec, None).await;
+            let parent = info.parent.map(|parent| timeless(&parent.to_string()));
+            let mut image = ImageState {
+                head,
+                parent,
+                ..ImageState::default()
+            };
+            for snapshot in info.snapshots {
+                let disk = disk_of(store, &spec, Some(&snapshot.name)).await;
+                image
+                    .snapshots
+                    .insert(timeless(&snapshot.name), (disk, snapshot.protected));
+            }
+            inventory.images.insert(spec.to_string(), image);
+        }
+        for name in store.objects(&pool).await.unwrap() {
+            inventory.objects.insert(format!("{pool}/{name}"));
+        }
+    }
+    inventory
 }
 
 /// A name without the time in it: `backup.<id>.snap.<time>`.

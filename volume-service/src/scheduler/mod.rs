@@ -1,26 +1,39 @@
-//! Chooses the pool of volumes that name no host: filters, then the weigher.
+//! Chooses the pools of volumes: filters, then weighers, a file each.
 //!
-//! Flows without a host wait in the queue [`SCHEDULER_QUEUE`]. The scheduler reads them when it
-//! is rung (and now and then), writes the chosen host into the volume's row and moves the flow to
-//! that manager's queue, in one transaction. Several schedulers may run: the move is conditional.
+//! Flows that need a pool (creates without a source, retypes, migrations) wait in the queue
+//! [`SCHEDULER_QUEUE`]. The scheduler reads them when it is rung (and now and then), writes what
+//! it chose into the volume's rows and moves the flow to a manager's queue, in one transaction.
+//! Several schedulers may run: the move is conditional. A create that fails on a pool comes back
+//! here, up to `scheduler_max_attempts` times, and goes to another.
 
-mod filters;
+mod candidate;
+mod choice;
+mod create;
+pub mod expression;
+mod extra_specs;
+pub mod filters;
+mod groups;
+mod relocate;
+mod request;
+pub mod weighers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use database::{Tx, now_us};
-use taskflow::{TaskError, Waiting};
+use database::Tx;
+use taskflow::{Flow, TaskError, Waiting};
 use tokio::sync::Notify;
 
 use crate::db::messages::{self, Action, Detail, NewMessage, Resource};
-use crate::db::services::{self, Pool, Service};
 use crate::db::volumes::Volume;
-use crate::db::{self, Change, status, volume_types};
-use crate::flows::{self, CreateVolumeParams, VolumeSource};
+use crate::db::{clusters, services, volumes};
+use crate::flows::{CreateVolume, MigrateVolume, RetypeVolume};
 use crate::{Result, SCHEDULER_QUEUE, VolumeService};
 
-pub use filters::{Candidate, Wish, choose};
+pub use candidate::Candidate;
+pub use choice::Plan;
+pub use groups::choose_for_group;
+pub use request::{Request, ZONES_SPEC, zones_of_type};
 
 /// How long the scheduler waits for a ring before it looks by itself.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -91,9 +104,7 @@ impl Scheduler {
         if waiting.is_empty() {
             return Ok(0);
         }
-        let services = services::list(&self.service.database).await?;
-        let mut candidates =
-            self.candidates(services::pools(&self.service.database).await?, &services);
+        let mut candidates = candidates(&self.service).await?;
         let mut moved = 0;
         for flow in &waiting {
             if self.schedule(flow, &mut candidates).await? {
@@ -103,89 +114,71 @@ impl Scheduler {
         Ok(moved)
     }
 
-    /// The pools whose service is enabled and up.
-    fn candidates(&self, pools: Vec<Pool>, services: &[Service]) -> Vec<Candidate> {
-        let down_time_s = self.service.options.service_down_time_s;
-        let usable = |pool: Pool| {
-            let service = services.iter().find(|service| {
-                service.binary == services::VOLUME && service.host == pool.service_host
-            })?;
-            let up = !service.disabled
-                && service.is_up(down_time_s)
-                && pool.capabilities.backend_state == "up";
-            up.then(|| Candidate {
-                pool,
-                service_id: service.id,
-                availability_zone: service.availability_zone.clone(),
-            })
-        };
-        pools.into_iter().filter_map(usable).collect()
+    /// Moves one flow to the manager that is to run it, or ends it.
+    async fn schedule(&self, flow: &Waiting, candidates: &mut [Candidate]) -> Result<bool> {
+        let kind = flow.info.kind.as_str();
+        if kind == CreateVolume::KIND {
+            return self.schedule_create(flow, candidates).await;
+        }
+        if kind == RetypeVolume::KIND {
+            return self.schedule_retype(flow, candidates).await;
+        }
+        if kind == MigrateVolume::KIND {
+            return self.schedule_migrate(flow, candidates).await;
+        }
+        let tx = self.service.database.begin().await?;
+        end(tx, flow, "UnknownFlow", "not a flow to schedule").await
     }
 
-    /// Moves one flow to the pool that suits it best, or ends it when none does.
-    async fn schedule(&self, flow: &Waiting, candidates: &mut [Candidate]) -> Result<bool> {
-        let params: Result<CreateVolumeParams, _> = serde_json::from_str(&flow.params);
-        let mut tx = self.service.database.begin().await?;
-        let Ok(params) = params else {
-            let error = TaskError::new("UnknownParams", "not a volume to schedule");
-            let rejected = taskflow::reject(&mut tx, flow.info.id, SCHEDULER_QUEUE, &error).await?;
-            tx.commit().await?;
-            return Ok(rejected);
-        };
-        let Some(volume) = db::volumes::get(&mut tx, params.volume_id).await? else {
-            return reject(tx, flow, &params, "NotFound", "the volume is gone").await;
-        };
-        if volume.status != status::CREATING {
-            return reject(
-                tx,
-                flow,
-                &params,
-                "WrongState",
-                "the volume is not being created",
-            )
-            .await;
-        }
-        let wish = Wish {
-            size_gib: volume.size_gib,
-            availability_zone: volume.availability_zone.clone(),
-            extra_specs: volume_types::extra_specs(&mut tx, volume.volume_type_id).await?,
-        };
-        let Some(chosen) = choose(candidates, &wish) else {
-            fail(&mut tx, flow, &volume).await?;
-            return reject(
-                tx,
-                flow,
-                &params,
-                "NoValidBackend",
-                "No valid backend was found",
-            )
-            .await;
-        };
-        let queue = flows::volume_queue(&chosen.pool.name);
-        let change = Change::volume(volume.id)
-            .when(&[status::CREATING])
-            .set("host = ?", chosen.pool.name.as_str())
-            .set("service_uuid = ?", chosen.service_id)
-            .set("scheduled_at = ?", now_us());
-        change.apply(&mut tx).await?;
-        if !taskflow::requeue(&mut tx, flow.info.id, SCHEDULER_QUEUE, &queue).await? {
+    /// Moves the flow to a manager's queue and rings there.
+    async fn hand_over(&self, mut tx: Tx, flow: &Waiting, queue: &str) -> Result<bool> {
+        if !taskflow::requeue(&mut tx, flow.info.id, SCHEDULER_QUEUE, queue).await? {
             return Ok(false);
         }
         tx.commit().await?;
-        chosen.consume(volume.size_gib);
-        self.service.doorbell.ring(&queue);
+        self.service.doorbell.ring(queue);
         Ok(true)
     }
 }
 
-/// The volume is in error, and its owner is told why.
-async fn fail(tx: &mut Tx, flow: &Waiting, volume: &Volume) -> Result<()> {
+/// The pools of services that are enabled and up, as are their clusters.
+pub async fn candidates(service: &VolumeService) -> Result<Vec<Candidate>> {
+    let database = &service.database;
+    let known = services::list(database).await?;
+    let disabled: Vec<String> = clusters::list(database)
+        .await?
+        .into_iter()
+        .filter(|cluster| cluster.disabled)
+        .map(|cluster| cluster.name)
+        .collect();
+    let counts = volumes::count_by_host(database).await?;
+    let down_time_s = service.options.service_down_time_s;
+    let usable = |pool: services::Pool| {
+        let manager = known
+            .iter()
+            .find(|known| known.binary == services::VOLUME && known.host == pool.service_host)?;
+        let in_disabled_cluster = manager
+            .cluster_name
+            .as_ref()
+            .is_some_and(|cluster| disabled.contains(cluster));
+        let up = !manager.disabled
+            && !in_disabled_cluster
+            && manager.is_up(down_time_s)
+            && pool.capabilities.backend_state == "up";
+        up.then(|| Candidate {
+            volumes: counts.get(&pool.name).copied().unwrap_or(0),
+            service_id: manager.id,
+            availability_zone: manager.availability_zone.clone(),
+            pool,
+        })
+    };
+    let pools = services::pools(database).await?;
+    Ok(pools.into_iter().filter_map(usable).collect())
+}
+
+/// Tells the volume's owner that no pool was found.
+async fn tell_no_backend(tx: &mut Tx, flow: &Waiting, volume: &Volume) -> Result<()> {
     tracing::warn!(volume = %volume.id, request_id = %flow.info.request_id, "no valid backend was found");
-    Change::volume(volume.id)
-        .when(&[status::CREATING])
-        .status(status::ERROR)
-        .apply(tx)
-        .await?;
     let message = NewMessage {
         project_id: &volume.project_id,
         request_id: Some(&flow.info.request_id),
@@ -198,23 +191,10 @@ async fn fail(tx: &mut Tx, flow: &Waiting, volume: &Volume) -> Result<()> {
     Ok(())
 }
 
-/// Ends the flow and lets go of a backup it was to restore from.
-async fn reject(
-    mut tx: Tx,
-    flow: &Waiting,
-    params: &CreateVolumeParams,
-    class: &str,
-    text: &str,
-) -> Result<bool> {
-    if let VolumeSource::Backup { backup_id, .. } = params.source {
-        Change::backup(backup_id)
-            .when(&[status::RESTORING])
-            .status(status::AVAILABLE)
-            .apply(&mut tx)
-            .await?;
-    }
+/// Ends the flow, together with what else the transaction holds.
+async fn end(mut tx: Tx, flow: &Waiting, class: &str, text: &str) -> Result<bool> {
     let error = TaskError::new(class, text);
-    let rejected = taskflow::reject(&mut tx, flow.info.id, SCHEDULER_QUEUE, &error).await?;
+    let ended = taskflow::reject(&mut tx, flow.info.id, SCHEDULER_QUEUE, &error).await?;
     tx.commit().await?;
-    Ok(rejected)
+    Ok(ended)
 }

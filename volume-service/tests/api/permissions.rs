@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::groups::{group, types};
 use crate::world::{MEMBER, READER, STRANGER, World};
 
 #[tokio::test]
@@ -90,6 +91,75 @@ async fn readers_read_and_strangers_do_not_even_that() {
 }
 
 #[tokio::test]
+async fn groups_and_transfers_are_the_members() {
+    let world = World::new().await;
+    let (volume_type, group_type) = types(&world).await;
+    let id = group(&world, &volume_type, &group_type).await;
+    let volume = world.volume(1).await;
+    let new_group = json!({"group_type": group_type, "volume_types": [volume_type]});
+    let action = format!("/groups/{id}/action");
+    let writes = [
+        ("/groups", json!({ "group": new_group })),
+        (
+            "/groups/action",
+            json!({"create-from-src": {"source_group_id": id}}),
+        ),
+        (&action, json!({"delete": {}})),
+        (&action, json!({"enable_replication": {}})),
+        (
+            "/group_snapshots",
+            json!({"group_snapshot": {"group_id": id}}),
+        ),
+        (
+            "/cgsnapshots",
+            json!({"cgsnapshot": {"consistencygroup_id": id}}),
+        ),
+        (
+            "/consistencygroups",
+            json!({"consistencygroup": {"volume_types": "vt"}}),
+        ),
+        (
+            "/volume-transfers",
+            json!({"transfer": {"volume_id": volume}}),
+        ),
+        (
+            "/os-volume-transfer",
+            json!({"transfer": {"volume_id": volume}}),
+        ),
+        (
+            "/volume-transfers/x/accept",
+            json!({"accept": {"auth_key": "x"}}),
+        ),
+    ];
+    for (path, body) in writes {
+        let answer = world.post(READER, path, body.clone()).send().await;
+        let text = answer.fault(403, "forbidden");
+        assert!(text.starts_with("Policy doesn't allow "), "{path}: {text}");
+        if body.to_string().contains(&id) || body.to_string().contains(&volume) || path == action {
+            world
+                .post(STRANGER, path, body)
+                .send()
+                .await
+                .fault(404, "itemNotFound");
+        }
+    }
+    let change = json!({"group": {"name": "x"}});
+    let path = format!("/groups/{id}");
+    let answer = world.put(READER, &path, change.clone()).send().await;
+    answer.fault(403, "forbidden");
+    let answer = world.put(STRANGER, &path, change).send().await;
+    answer.fault(404, "itemNotFound");
+    for path in [
+        "/groups",
+        "/group_snapshots",
+        "/volume-transfers",
+        "/group_types",
+    ] {
+        world.get(READER, path).send().await.expect(200);
+    }
+}
+
+#[tokio::test]
 async fn administration_is_the_admins() {
     let world = World::new().await;
     for path in [
@@ -97,6 +167,9 @@ async fn administration_is_the_admins() {
         "/scheduler-stats/get_pools",
         "/os-quota-class-sets/default",
         "/os-quota-sets/bbbb0000",
+        "/qos-specs",
+        "/default-types",
+        "/default-types/aaaa0000",
     ] {
         world.get(MEMBER, path).send().await.fault(403, "forbidden");
     }

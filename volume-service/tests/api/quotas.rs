@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use volume_service::Options;
 
-use crate::world::{ADMIN, MEMBER, PROJECT, World};
+use crate::groups::{group, member, types};
+use crate::world::{ADMIN, Answer, MEMBER, PROJECT, World};
 
 async fn limit(world: &World, limits: Value) {
     let body = json!({"quota_set": limits});
@@ -14,7 +15,7 @@ async fn limit(world: &World, limits: Value) {
         .expect(200);
 }
 
-async fn create(world: &World, volume: Value) -> crate::world::Answer {
+async fn create(world: &World, volume: Value) -> Answer {
     world
         .post(MEMBER, "/volumes", json!({"volume": volume}))
         .send()
@@ -225,4 +226,39 @@ async fn volumes_extended_at_once_never_pass_the_limit() {
         .collect();
     assert_eq!(statuses.iter().filter(|status| **status == 202).count(), 2);
     assert_eq!(statuses.iter().filter(|status| **status == 413).count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn limits_of_a_new_type_hold_for_volumes_and_groups_at_once() {
+    let world = World::new().await;
+    let (volume_type, group_type) = types(&world).await;
+    let source = group(&world, &volume_type, &group_type).await;
+    for _ in 0..2 {
+        member(&world, &source).await;
+    }
+    limit(
+        &world,
+        json!({"volumes": 1000, "volumes_vt": 9, "groups": 100}),
+    )
+    .await;
+    // Two volumes are there; copies of the group take two more each, volumes one.
+    let copies = (0..8).map(|_| {
+        let body = json!({"create-from-src": {"source_group_id": source}});
+        world.post(MEMBER, "/groups/action", body).send()
+    });
+    let volumes = (0..8).map(|_| create(&world, json!({"size": 1, "volume_type": "vt"})));
+    let (copies, volumes) = futures_util::future::join(
+        futures_util::future::join_all(copies),
+        futures_util::future::join_all(volumes),
+    )
+    .await;
+    let made = |answers: &[Answer]| answers.iter().filter(|answer| answer.status == 202).count();
+    assert_eq!(2 + 2 * made(&copies) + made(&volumes), 9);
+    let body = world
+        .get(MEMBER, &format!("/os-quota-sets/{PROJECT}?usage=True"))
+        .send()
+        .await
+        .expect(200);
+    assert_eq!(body["quota_set"]["volumes_vt"]["in_use"], 9);
+    assert_eq!(body["quota_set"]["groups"]["in_use"], 1 + made(&copies));
 }

@@ -220,3 +220,15 @@ async fn update_metadata_and_actions() {
         .await
         .expect(202);
 }
+
+#[tokio::test]
+async fn a_snapshot_of_null_is_one_of_no_volume() {
+    let world = World::new().await;
+    let body = json!({"snapshot": {"volume_id": null}});
+    let text = world
+        .post(MEMBER, "/snapshots", body)
+        .send()
+        .await
+        .fault(404, "itemNotFound");
+    assert_eq!(text, "Volume None could not be found.");
+}

@@ -79,13 +79,27 @@ impl TokenSource for ServiceToken {
     }
 }
 
-/// Remembers which queues were rung.
+type Listener = Box<dyn Fn() + Send>;
+
+/// Remembers which queues were rung, and wakes who listens.
 #[derive(Default)]
-pub struct Rings(Mutex<Vec<String>>);
+pub struct Rings {
+    rung: Mutex<Vec<String>>,
+    listeners: Mutex<Vec<Listener>>,
+}
+
+impl Rings {
+    pub fn listen(&self, listener: impl Fn() + Send + 'static) {
+        self.listeners.lock().unwrap().push(Box::new(listener));
+    }
+}
 
 impl Doorbell for Rings {
     fn ring(&self, queue: &str) {
-        self.0.lock().unwrap().push(queue.to_owned());
+        self.rung.lock().unwrap().push(queue.to_owned());
+        for listener in self.listeners.lock().unwrap().iter() {
+            listener();
+        }
     }
 }
 
@@ -137,7 +151,7 @@ impl Answer {
 /// One request in the making.
 pub struct Call<'a> {
     world: &'a World,
-    method: &'static str,
+    method: &'a str,
     path: String,
     token: &'a str,
     version: String,
@@ -235,6 +249,21 @@ impl World {
         world
     }
 
+    /// The same world with another log.
+    pub fn with_logs(self, logs: Arc<dyn volume_service::logs::LogLevels>) -> Self {
+        let service = &self.service;
+        let (options, doorbell) = (service.options.clone(), self.rings.clone());
+        let database = service.database.clone();
+        let service = VolumeService::new(database, options, service.images.clone(), doorbell);
+        let service = Arc::new(service.with_logs(logs));
+        let router = volume_service::api::router(service.clone(), Arc::new(Roles));
+        World {
+            router,
+            service,
+            ..self
+        }
+    }
+
     /// The services report: a manager with one pool, and a backup service.
     pub async fn report(&self, pool: &str, free_gb: f64) {
         let mut tx = self.service.database.begin().await.unwrap();
@@ -260,6 +289,7 @@ impl World {
             thin_provisioning_support: true,
             multiattach: true,
             backend_state: "up".into(),
+            ..services::Capabilities::default()
         };
         services::report_pool(&mut tx, pool, &capabilities)
             .await
@@ -274,7 +304,7 @@ impl World {
         tx.commit().await.unwrap();
     }
 
-    fn call<'a>(&'a self, method: &'static str, token: &'a str, path: &str) -> Call<'a> {
+    fn call<'a>(&'a self, method: &'a str, token: &'a str, path: &str) -> Call<'a> {
         let path = format!("/v3{path}");
         Call {
             world: self,
@@ -285,6 +315,10 @@ impl World {
             headers: Vec::new(),
             body: None,
         }
+    }
+
+    pub fn any<'a>(&'a self, method: &'a str, token: &'a str, path: &str) -> Call<'a> {
+        self.call(method, token, path)
     }
 
     pub fn get<'a>(&'a self, token: &'a str, path: &str) -> Call<'a> {
@@ -391,6 +425,6 @@ impl World {
     }
 
     pub fn rung(&self) -> Vec<String> {
-        std::mem::take(&mut *self.rings.0.lock().unwrap())
+        std::mem::take(&mut *self.rings.rung.lock().unwrap())
     }
 }

@@ -3,10 +3,16 @@
 
 pub(super) mod attachments;
 pub(super) mod backups;
+pub(super) mod consistency_groups;
+pub(super) mod group_snapshots;
+pub(super) mod group_types;
+pub(super) mod groups;
 pub(super) mod manageable;
 pub(super) mod messages;
+pub(super) mod qos_specs;
 pub(super) mod quotas;
 pub(super) mod snapshots;
+pub(super) mod transfers;
 pub(super) mod types;
 pub(super) mod volumes;
 

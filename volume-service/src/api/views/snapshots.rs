@@ -68,7 +68,9 @@ impl SummaryView {
     pub fn new(call: &Call, details: SnapshotDetails) -> Self {
         let user_id = call.at_least(41).then(|| details.snapshot.user_id.clone());
         let consumes_quota = call.at_least(65).then_some(details.snapshot.consumes_quota);
-        let group_snapshot_id = call.at_least(14).then_some(None);
+        let group_snapshot_id = call
+            .at_least(14)
+            .then_some(details.snapshot.group_snapshot_id);
         SummaryView {
             user_id,
             consumes_quota,

@@ -46,8 +46,19 @@ pub(in crate::api) struct TypeView {
     access_is_public: Option<bool>,
 }
 
+/// The answers that show a type differ in a few fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::api) enum Shown {
+    /// When it is shown or listed.
+    Whole,
+    /// When it was made.
+    Created,
+    /// When it was changed.
+    Updated,
+}
+
 impl TypeView {
-    pub fn new(call: &Call, details: TypeDetails) -> Self {
+    pub fn new(call: &Call, details: TypeDetails, shown: Shown) -> Self {
         let TypeDetails {
             volume_type,
             extra_specs,
@@ -59,20 +70,25 @@ impl TypeView {
             is_public: volume_type.is_public,
             description: volume_type.description,
             extra_specs: specs.then(|| visible_specs(call, extra_specs)),
-            qos_specs_id: call
-                .allows_own("volume_extension:access_types_qos_specs_id")
-                .then_some(None),
-            access_is_public: call
-                .allows_own("volume_extension:volume_type_access")
-                .then_some(volume_type.is_public),
+            qos_specs_id: (shown == Shown::Whole
+                && call.allows_own("volume_extension:access_types_qos_specs_id"))
+            .then_some(volume_type.qos_specs_id),
+            access_is_public: (shown != Shown::Updated
+                && call.allows_own("volume_extension:volume_type_access"))
+            .then_some(volume_type.is_public),
         }
     }
+}
+
+/// Whether every user may see an extra spec.
+pub(in crate::api) fn is_user_visible(key: &str) -> bool {
+    USER_VISIBLE.contains(&key)
 }
 
 /// The extra specs that this caller may see.
 pub(in crate::api) fn visible_specs(call: &Call, mut specs: ExtraSpecs) -> ExtraSpecs {
     if !call.allows_own("volume_extension:types_extra_specs:read_sensitive") {
-        specs.retain(|key, _| USER_VISIBLE.contains(&key.as_str()));
+        specs.retain(|key, _| is_user_visible(key));
     }
     specs
 }

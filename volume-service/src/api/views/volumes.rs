@@ -100,6 +100,7 @@ impl VolumeView {
             type_name,
             metadata,
             attachments,
+            in_consistency_group,
             ..
         } = details;
         let admin = call.context.is_admin;
@@ -127,7 +128,7 @@ impl VolumeView {
             bootable: if volume.bootable { "true" } else { "false" },
             encrypted: false,
             replication_status: volume.replication_status,
-            consistencygroup_id: None,
+            consistencygroup_id: volume.group_id.filter(|_| in_consistency_group),
             multiattach: volume.multiattach,
             attachments: attached.map(|one| AttachedView::new(call, one)).collect(),
             migration_status: admin.then_some(volume.migration_status),
@@ -136,7 +137,7 @@ impl VolumeView {
             migstat: None,
             name_id: None,
             volume_image_metadata: None,
-            group_id: call.at_least(13).then_some(None),
+            group_id: call.at_least(13).then_some(volume.group_id),
             provider_id: (admin && call.at_least(21)).then_some(volume.provider_id),
             shared_targets: call.at_least(48).then_some(shared_targets),
             service_uuid: call.at_least(48).then_some(volume.service_uuid),

@@ -1,0 +1,274 @@
+//! From the sections that `enabled_backends` names to the back-ends of the volume service.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use storage::ImageStore;
+use volume_service::connection::Connection;
+use volume_service::manager::{Backend, OverSubscription};
+use volume_service::scheduler::expression;
+
+use super::settings::required;
+use super::{Config, ConfigError};
+
+/// Drivers that the embedded store stands in for.
+const RBD_DRIVERS: [&str; 2] = ["cinder.volume.drivers.rbd.RBDDriver", "basalt"];
+
+/// The stores of this process: the node's, and those that back-ends have for themselves.
+#[derive(Clone)]
+pub struct Stores {
+    pub node: Arc<dyn ImageStore>,
+    /// By folder, as it is written.
+    pub own: BTreeMap<PathBuf, OwnStore>,
+}
+
+/// The store of a back-end alone.
+#[derive(Clone)]
+pub struct OwnStore {
+    pub store: Arc<dyn ImageStore>,
+    /// Where its volumes are exported.
+    pub nbd_socket: PathBuf,
+}
+
+impl Stores {
+    /// The store that a back-end has for itself.
+    fn own(&self, config: &Config, backend: &str) -> Result<Option<&OwnStore>, ConfigError> {
+        let Some(folder) = config.text(backend, "basalt_store_dir")? else {
+            return Ok(None);
+        };
+        let own = self.own.get(Path::new(&folder)).ok_or_else(|| {
+            let reason = "names a store that is not open";
+            ConfigError::option(backend, "basalt_store_dir", reason)
+        })?;
+        Ok(Some(own))
+    }
+}
+
+/// The names in `enabled_backends`, each once.
+fn names(config: &Config) -> Result<Vec<String>, ConfigError> {
+    let refused = |reason: String| ConfigError::option("DEFAULT", "enabled_backends", reason);
+    let mut names = config.list("DEFAULT", "enabled_backends")?;
+    if names.is_empty() {
+        return Err(refused("names no backend".to_owned()));
+    }
+    for name in &names {
+        if name.contains(['@', '#', ':', '/']) || name.contains(char::is_whitespace) {
+            let reason = format!("{name:?} must not have a blank, @, #, : or /");
+            return Err(refused(reason));
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// The folders of the stores that back-ends have for themselves, as they are written.
+pub fn store_folders(config: &Config) -> Result<Vec<PathBuf>, ConfigError> {
+    let mut folders = Vec::new();
+    for name in names(config)? {
+        if let Some(folder) = config.text(&name, "basalt_store_dir")? {
+            folders.push(PathBuf::from(folder));
+        }
+    }
+    folders.sort();
+    folders.dedup();
+    Ok(folders)
+}
+
+/// One back-end for each name in `enabled_backends`.
+pub fn volume_backends(config: &Config, stores: &Stores) -> Result<Vec<Backend>, ConfigError> {
+    names(config)?
+        .iter()
+        .map(|name| volume_backend(config, name, stores))
+        .collect()
+}
+
+fn volume_backend(config: &Config, name: &str, stores: &Stores) -> Result<Backend, ConfigError> {
+    let driver = required(config, name, "volume_driver")?;
+    if !RBD_DRIVERS.contains(&driver.as_str()) {
+        let reason = format!(
+            "{driver:?} is not supported, use {}",
+            RBD_DRIVERS.join(" or ")
+        );
+        return Err(ConfigError::option(name, "volume_driver", reason));
+    }
+    let shown_name = config.text(name, "volume_backend_name")?;
+    let own = stores.own(config, name)?;
+    Ok(Backend {
+        name: name.to_owned(),
+        volume_backend_name: shown_name.unwrap_or_else(|| name.to_owned()),
+        store: Arc::clone(own.map_or(&stores.node, |own| &own.store)),
+        pool: required(config, name, "rbd_pool")?,
+        max_clone_depth: config.integer(name, "rbd_max_clone_depth")?,
+        flatten_volume_from_snapshot: config.boolean(name, "rbd_flatten_volume_from_snapshot")?,
+        reserved_percentage: config.integer(name, "reserved_percentage")?,
+        over_subscription: over_subscription(config, name)?,
+        availability_zone: config.text(name, "backend_availability_zone")?,
+        filter_function: function(config, name, "filter_function")?,
+        goodness_function: function(config, name, "goodness_function")?,
+        connection: own.map(|own| connection(&own.nbd_socket)),
+    })
+}
+
+/// The Unix socket of a store, for clients on this machine.
+fn connection(socket: &Path) -> Connection {
+    let socket = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
+    Connection::Nbd {
+        socket: Some(socket.to_string_lossy().into_owned()),
+        address: None,
+    }
+}
+
+fn over_subscription(config: &Config, backend: &str) -> Result<OverSubscription, ConfigError> {
+    let option = "max_over_subscription_ratio";
+    let text = required(config, backend, option)?;
+    if text == "auto" {
+        return Ok(OverSubscription::Auto);
+    }
+    match text.parse::<f64>() {
+        Ok(ratio) if ratio.is_finite() && ratio >= 1.0 => Ok(OverSubscription::Ratio(ratio)),
+        _ => {
+            let reason = format!("{text:?} is neither auto nor a number of at least 1");
+            Err(ConfigError::option(backend, option, reason))
+        }
+    }
+}
+
+/// An expression over volume and back-end.
+fn function(config: &Config, backend: &str, option: &str) -> Result<Option<String>, ConfigError> {
+    let text = config.text(backend, option)?;
+    if let Some(text) = &text {
+        expression::check(text).map_err(|reason| ConfigError::option(backend, option, reason))?;
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pairs: &[(&str, &str)]) -> Config {
+        let pairs = pairs
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        Config::load(&[], pairs).unwrap()
+    }
+
+    fn store() -> Arc<dyn ImageStore> {
+        Arc::new(storage::memory::MemoryStore::new())
+    }
+
+    fn stores() -> Stores {
+        Stores {
+            node: store(),
+            own: [(
+                "second".into(),
+                OwnStore {
+                    store: store(),
+                    nbd_socket: "second/nbd.sock".into(),
+                },
+            )]
+            .into(),
+        }
+    }
+
+    #[test]
+    fn nothing_configured_is_one_backend() {
+        let stores = stores();
+        let backends = volume_backends(&config(&[]), &stores).unwrap();
+        let expected = Backend::new("basalt", store(), "volumes");
+        assert_eq!(backends.len(), 1);
+        assert_eq!(backends[0].name, expected.name);
+        assert_eq!(backends[0].max_clone_depth, expected.max_clone_depth);
+        assert_eq!(backends[0].over_subscription, expected.over_subscription);
+        assert_eq!(backends[0].store.fsid(), stores.node.fsid());
+        assert_eq!(
+            backends[0].volume_backend_name,
+            expected.volume_backend_name
+        );
+        assert_eq!(store_folders(&config(&[])).unwrap(), [PathBuf::new(); 0]);
+    }
+
+    #[test]
+    fn backends_have_sections_of_their_own() {
+        let config = config(&[
+            ("OS_DEFAULT__ENABLED_BACKENDS", "slow,fast,slow"),
+            ("OS_FAST__RBD_POOL", "nvme"),
+            ("OS_FAST__GOODNESS_FUNCTION", "volume.size < 9 ? 90 : 10"),
+            ("OS_SLOW__VOLUME_BACKEND_NAME", "tape"),
+            ("OS_SLOW__BASALT_STORE_DIR", "second"),
+            ("OS_SLOW__BACKEND_AVAILABILITY_ZONE", "cellar"),
+            ("OS_SLOW__MAX_OVER_SUBSCRIPTION_RATIO", "auto"),
+            ("OS_BACKEND_DEFAULTS__RBD_MAX_CLONE_DEPTH", "3"),
+        ]);
+        assert_eq!(store_folders(&config).unwrap(), [PathBuf::from("second")]);
+        let stores = stores();
+        let backends = volume_backends(&config, &stores).unwrap();
+        let shown: Vec<_> = backends
+            .iter()
+            .map(|one| {
+                (
+                    one.name.as_str(),
+                    one.pool.as_str(),
+                    one.volume_backend_name.as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [("fast", "nvme", "fast"), ("slow", "volumes", "tape")]
+        );
+        assert!(backends.iter().all(|one| one.max_clone_depth == 3));
+        let [fast, slow] = &backends[..] else {
+            panic!("two backends")
+        };
+        assert_eq!(fast.store.fsid(), stores.node.fsid());
+        assert_ne!(slow.store.fsid(), stores.node.fsid());
+        assert_eq!(slow.over_subscription, OverSubscription::Auto);
+        assert_eq!(slow.availability_zone.as_deref(), Some("cellar"));
+        assert!(fast.goodness_function.is_some());
+        assert!(fast.connection.is_none() && slow.connection.is_some());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for (name, text, option) in [
+            (
+                "OS_BACKEND_DEFAULTS__VOLUME_DRIVER",
+                "cinder.volume.drivers.lvm.LVMVolumeDriver",
+                "[basalt] volume_driver",
+            ),
+            (
+                "OS_DEFAULT__ENABLED_BACKENDS",
+                "",
+                "[DEFAULT] enabled_backends",
+            ),
+            (
+                "OS_DEFAULT__ENABLED_BACKENDS",
+                "a b",
+                "[DEFAULT] enabled_backends",
+            ),
+            (
+                "OS_BASALT__FILTER_FUNCTION",
+                "volume.size <",
+                "[basalt] filter_function",
+            ),
+            (
+                "OS_BASALT__MAX_OVER_SUBSCRIPTION_RATIO",
+                "0.5",
+                "[basalt] max_over_subscription_ratio",
+            ),
+            (
+                "OS_BASALT__BASALT_STORE_DIR",
+                "elsewhere",
+                "[basalt] basalt_store_dir",
+            ),
+        ] {
+            let error = volume_backends(&config(&[(name, text)]), &stores())
+                .err()
+                .unwrap();
+            assert!(error.to_string().contains(option), "{error}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Image data in a pool: `<id>@snap`, protected. Every call is safe to repeat, and finds or
+//! removes what an earlier one left half-made.
+
+use storage::SnapshotSpec;
+use taskflow::{LeaseWatch, TaskError};
+use uuid::Uuid;
+
+use super::{gone_is_done, store_error};
+use crate::stores::Pool;
+
+/// Makes the image's data final: the snapshot that readers and clones use.
+pub async fn protect(pool: &Pool, id: Uuid) -> Result<(), TaskError> {
+    let snapshot = pool.snapshot(id);
+    match pool.engine.create_snapshot(&snapshot).await {
+        // An earlier run made it.
+        Ok(()) | Err(storage::Error::Exists(_)) => {}
+        Err(error) => return Err(store_error(error)),
+    }
+    let protected = pool.engine.protect_snapshot(&snapshot).await;
+    protected.map_err(store_error)
+}
+
+/// Undoes [`protect`] for data that nobody has seen yet.
+pub async fn unprotect(pool: &Pool, id: Uuid) -> Result<(), TaskError> {
+    let snapshot = pool.snapshot(id);
+    gone_is_done(pool.engine.unprotect_snapshot(&snapshot).await)?;
+    gone_is_done(pool.engine.remove_snapshot(&snapshot).await)
+}
+
+/// Makes `to` hold the image's data as `from` has it: a clone that is made independent at once,
+/// which moves nothing on an engine that flattens instantly.
+pub async fn place(from: &SnapshotSpec, to: &Pool, id: Uuid) -> Result<(), TaskError> {
+    if is_placed(to, id).await? {
+        return Ok(());
+    }
+    let snapshot = to.snapshot(id);
+    unprotect(to, id).await?;
+    gone_is_done(to.engine.remove(&snapshot.image).await)?;
+    let cloned = to.engine.clone_image(from, &snapshot.image).await;
+    cloned.map_err(store_error)?;
+    let flattened = to.engine.flatten(&snapshot.image).await;
+    flattened.map_err(store_error)?;
+    protect(to, id).await
+}
+
+/// Whether an earlier run has finished: the snapshot is protected last.
+async fn is_placed(pool: &Pool, id: Uuid) -> Result<bool, TaskError> {
+    let snapshot = pool.snapshot(id);
+    match pool.engine.info(&snapshot.image).await {
+        Ok(info) => {
+            let mut found = info.snapshots.iter();
+            Ok(found.any(|found| found.name == snapshot.snapshot && found.protected))
+        }
+        Err(storage::Error::NotFound(_)) => Ok(false),
+        Err(error) => Err(store_error(error)),
+    }
+}
+
+/// Makes clones of the image's data independent and lets go of its protection.
+pub async fn detach_clones(pool: &Pool, id: Uuid, lease: &LeaseWatch) -> Result<(), TaskError> {
+    let snapshot = pool.snapshot(id);
+    let clones = match pool.engine.children(&snapshot).await {
+        Ok(clones) => clones,
+        Err(storage::Error::NotFound(_)) => return Ok(()),
+        Err(error) => return Err(store_error(error)),
+    };
+    for clone in clones {
+        if lease.is_lost() {
+            return Err(TaskError::interrupted());
+        }
+        gone_is_done(pool.engine.flatten(&clone).await)?;
+    }
+    // A clone that was made in between makes this `Busy`.
+    gone_is_done(pool.engine.unprotect_snapshot(&snapshot).await)
+}
+
+/// Removes the image's data, which nothing is cloned from any more.
+pub async fn remove_detached(pool: &Pool, id: Uuid) -> Result<(), TaskError> {
+    let snapshot = pool.snapshot(id);
+    gone_is_done(pool.engine.remove_snapshot(&snapshot).await)?;
+    gone_is_done(pool.engine.remove(&snapshot.image).await)
+}
+
+/// Removes the image's data, whatever is cloned from it.
+pub async fn remove(pool: &Pool, id: Uuid, lease: &LeaseWatch) -> Result<(), TaskError> {
+    detach_clones(pool, id, lease).await?;
+    remove_detached(pool, id).await
+}

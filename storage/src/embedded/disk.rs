@@ -1,0 +1,81 @@
+//! What the engine needs of a disk. All of its logic stands above this trait and does nothing on
+//! its own account: it is as deterministic as the order of the answers.
+//!
+//! A write that was answered may still be lost, torn (at 512 bytes) or reordered by a power loss,
+//! until a [`Action::Sync`] that was submitted after the answer has been answered itself.
+
+pub(super) mod pool;
+pub(super) mod real;
+#[cfg(test)]
+pub(crate) mod simulated;
+pub(super) mod uring;
+
+use std::io;
+
+use bytes::BytesMut;
+
+/// A file of the store's folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum FileId {
+    /// `superblock`
+    Superblock,
+    /// `checkpoint.0`, `checkpoint.1`
+    Checkpoint(u8),
+    /// `chunks/00000` …
+    Chunk(u32),
+}
+
+impl FileId {
+    pub(crate) fn name(self) -> String {
+        match self {
+            FileId::Superblock => "superblock".into(),
+            FileId::Checkpoint(slot) => format!("checkpoint.{slot}"),
+            FileId::Chunk(number) => format!("chunks/{number:05}"),
+        }
+    }
+}
+
+/// What to do. Buffers are aligned and whole units long, and come back with the answer.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Write(BytesMut),
+    /// Reads this many bytes into the empty buffer.
+    Read(BytesMut, usize),
+    /// What was written and answered before is durable when this is answered.
+    Sync,
+    /// Makes the file this long, with zeroes on the disk at the new end, durably.
+    Grow(u64),
+}
+
+#[derive(Debug)]
+pub(crate) struct Io {
+    /// Comes back with the answer.
+    pub(crate) tag: u64,
+    pub(crate) file: FileId,
+    pub(crate) offset: u64,
+    pub(crate) action: Action,
+}
+
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) tag: u64,
+    pub(crate) result: io::Result<()>,
+    pub(crate) buffer: BytesMut,
+}
+
+pub(crate) trait Disk: Send {
+    /// Takes an order; it may be started only with [`Disk::kick`].
+    fn submit(&mut self, io: Io);
+    fn kick(&mut self);
+    /// The answers that have come, in any order.
+    fn reap(&mut self, done: &mut Vec<Done>);
+    /// Blocks until [`Disk::reap`] has something, unless nothing is under way.
+    fn wait(&mut self);
+    fn under_way(&self) -> usize;
+    /// 0 for a file that is not there.
+    fn length(&self, file: FileId) -> io::Result<u64>;
+    /// Blocks. Errors: `UnexpectedEof` behind the end.
+    fn read_now(&mut self, file: FileId, offset: u64, length: usize) -> io::Result<BytesMut>;
+    /// Bytes by which files can still grow, and the size of the whole file system.
+    fn room(&self) -> io::Result<(u64, u64)>;
+}

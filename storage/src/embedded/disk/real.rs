@@ -1,0 +1,269 @@
+//! Files of a folder, through io_uring or, where that is not allowed, a pool of threads.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::BytesMut;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
+
+use super::pool::Pool;
+use super::uring::Ring;
+use super::{Action, Disk, Done, FileId, Io};
+use crate::embedded::buffer::aligned;
+
+/// File system space that is never used up: for the database and whatever else lives there.
+const KEPT_FREE_BYTES: u64 = 64 << 20;
+/// Zeroes are written in pieces of this size.
+const ZERO_BYTES: usize = 1 << 20;
+
+/// How to reach the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoEngine {
+    /// io_uring where it is allowed, else threads.
+    #[default]
+    Auto,
+    /// Blocking reads and writes on a pool of threads.
+    Threads,
+}
+
+/// Answers that other threads leave, and the bell that tells of any answer.
+pub(super) struct Answers {
+    done: Mutex<Vec<Done>>,
+    bell: OwnedFd,
+}
+
+impl Answers {
+    pub(super) fn push(&self, done: Done) {
+        self.lock().push(done);
+        // Fails only when the counter is full, and then the bell is ringing.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Done>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Backend {
+    Ring(Box<Ring>),
+    Pool(Pool),
+}
+
+pub(crate) struct RealDisk {
+    folder: PathBuf,
+    files: HashMap<FileId, Arc<File>>,
+    backend: Backend,
+    answers: Arc<Answers>,
+    /// Growing files, and what the pool does.
+    elsewhere: usize,
+}
+
+impl RealDisk {
+    pub(crate) fn open(folder: &Path, engine: IoEngine) -> io::Result<Self> {
+        std::fs::create_dir_all(folder.join("chunks"))?;
+        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        let ring = match engine {
+            IoEngine::Auto => Ring::new(bell.as_fd()).ok(),
+            IoEngine::Threads => None,
+        };
+        let answers = Arc::new(Answers {
+            done: Mutex::new(Vec::new()),
+            bell,
+        });
+        let backend = match ring {
+            Some(ring) => Backend::Ring(Box::new(ring)),
+            None => Backend::Pool(Pool::new(&answers)?),
+        };
+        Ok(RealDisk {
+            folder: folder.to_owned(),
+            files: HashMap::new(),
+            backend,
+            answers,
+            elsewhere: 0,
+        })
+    }
+
+    /// Becomes readable when there are answers.
+    pub(crate) fn bell(&self) -> io::Result<OwnedFd> {
+        self.answers.bell.try_clone()
+    }
+
+    fn file(&mut self, id: FileId) -> io::Result<Arc<File>> {
+        if let Some(file) = self.files.get(&id) {
+            return Ok(Arc::clone(file));
+        }
+        let path = self.folder.join(id.name());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let direct = OFlags::DIRECT.bits() as i32;
+        let file = match options.clone().custom_flags(direct).open(&path) {
+            // The file system knows no direct I/O.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => options.open(&path)?,
+            other => other?,
+        };
+        let file = Arc::new(file);
+        self.files.insert(id, Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn grow(&mut self, tag: u64, file: Arc<File>, id: FileId, to: u64) {
+        let (answers, folder) = (Arc::clone(&self.answers), self.folder.clone());
+        self.elsewhere += 1;
+        let work = move || {
+            let result = grow(&file, to).and_then(|()| {
+                let parent = folder.join(id.name());
+                let parent = parent.parent().unwrap_or(&folder);
+                File::open(parent)?.sync_all()
+            });
+            answers.push(Done {
+                tag,
+                result,
+                buffer: BytesMut::new(),
+            });
+        };
+        if let Err(error) = std::thread::Builder::new()
+            .name("store-grow".into())
+            .spawn(work)
+        {
+            self.answers.push(failed(tag, error));
+        }
+    }
+}
+
+fn failed(tag: u64, error: io::Error) -> Done {
+    Done {
+        tag,
+        result: Err(error),
+        buffer: BytesMut::new(),
+    }
+}
+
+/// Space first, so that a full disk shows before anything changes; then zeroes, so that later
+/// writes convert no extents.
+fn grow(file: &File, to: u64) -> io::Result<()> {
+    let from = file.metadata()?.len();
+    if to <= from {
+        return Ok(());
+    }
+    let room = rustix::fs::fstatvfs(file)?;
+    if room.f_bavail.saturating_mul(room.f_frsize) < to - from + KEPT_FREE_BYTES {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    match fallocate(file, FallocateFlags::KEEP_SIZE, from, to - from) {
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut zeroes = aligned(ZERO_BYTES);
+    zeroes.resize(ZERO_BYTES, 0);
+    let mut at = from;
+    while at < to {
+        let length = (to - at).min(ZERO_BYTES as u64);
+        let (piece, _) = zeroes.split_at(length as usize);
+        file.write_all_at(piece, at)?;
+        at += length;
+    }
+    file.sync_all()
+}
+
+impl Disk for RealDisk {
+    fn submit(&mut self, io: Io) {
+        let file = match self.file(io.file) {
+            Ok(file) => file,
+            Err(error) => {
+                self.elsewhere += 1;
+                return self.answers.push(failed(io.tag, error));
+            }
+        };
+        if let Action::Grow(to) = io.action {
+            return self.grow(io.tag, file, io.file, to);
+        }
+        match &mut self.backend {
+            Backend::Ring(ring) => ring.submit(io, file),
+            Backend::Pool(pool) => {
+                self.elsewhere += 1;
+                pool.submit(io, file);
+            }
+        }
+    }
+
+    fn kick(&mut self) {
+        if let Backend::Ring(ring) = &mut self.backend {
+            ring.kick();
+        }
+    }
+
+    fn reap(&mut self, done: &mut Vec<Done>) {
+        if self.elsewhere > 0 {
+            let mut others = self.answers.lock();
+            self.elsewhere -= others.len();
+            done.append(&mut others);
+        }
+        if let Backend::Ring(ring) = &mut self.backend {
+            ring.reap(done);
+        }
+    }
+
+    fn wait(&mut self) {
+        self.kick();
+        while self.under_way() > 0 && self.answers.lock().is_empty() {
+            if let Backend::Ring(ring) = &mut self.backend
+                && ring.has_answers()
+            {
+                return;
+            }
+            // The bell may have been heard by another thread already: look again soon.
+            let most = Timespec {
+                tv_sec: 0,
+                tv_nsec: 1_000_000,
+            };
+            let mut bell = [PollFd::new(&self.answers.bell, PollFlags::IN)];
+            let _ = poll(&mut bell, Some(&most));
+            let _ = rustix::io::read(&self.answers.bell, &mut [0u8; 8]);
+        }
+    }
+
+    fn under_way(&self) -> usize {
+        match &self.backend {
+            Backend::Ring(ring) => ring.under_way() + self.elsewhere,
+            Backend::Pool(_) => self.elsewhere,
+        }
+    }
+
+    fn length(&self, file: FileId) -> io::Result<u64> {
+        match std::fs::metadata(self.folder.join(file.name())) {
+            Ok(found) => Ok(found.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_now(&mut self, file: FileId, offset: u64, length: usize) -> io::Result<BytesMut> {
+        let file = self.file(file)?;
+        let mut buffer = aligned(length);
+        buffer.resize(length, 0);
+        file.read_exact_at(&mut buffer, offset)?;
+        Ok(buffer)
+    }
+
+    fn room(&self) -> io::Result<(u64, u64)> {
+        let room = rustix::fs::statvfs(&self.folder)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
+        let free = bytes(room.f_bavail).saturating_sub(KEPT_FREE_BYTES);
+        Ok((free, bytes(room.f_blocks)))
+    }
+}
+
+impl Drop for RealDisk {
+    fn drop(&mut self) {
+        // Growing threads hold what they need; the ring waits for its own.
+        if let Backend::Pool(pool) = &mut self.backend {
+            pool.stop();
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Room for changes: who may be admitted to the log, who waits, and when chunk files grow.
+
+use super::buffer::UNIT_BYTES;
+use super::disk::{Action, FileId};
+use super::format::{CHUNK_UNITS, COUNTED_UNITS, MAX_UNITS};
+use super::pages::Stop;
+use super::request::{Change, Part};
+use super::shard::{Shard, Tag};
+use crate::{Error, Result};
+
+/// Chunk files grow by at least and at most this many units.
+const LEAST_GROWTH: u64 = COUNTED_UNITS;
+const MOST_GROWTH: u64 = CHUNK_UNITS / 4;
+/// Free units that the store tries to have, at most: 8 GiB.
+const MOST_TARGET: u64 = 2 << 20;
+/// Units kept for what gives space back.
+const LEAST_RESERVE: u64 = 64;
+const MOST_RESERVE: u64 = 2048;
+/// Checkpoints that a change waits for before the store is called full.
+const CHECKPOINTS_TO_WAIT: u64 = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Admit,
+    Wait,
+    Refuse,
+}
+
+impl Shard {
+    /// Units that can be had now.
+    pub(super) fn available(&self) -> u64 {
+        self.state.trees.space.free() + self.log.open.left()
+    }
+
+    fn reserve(&self) -> u64 {
+        let share = self.state.trees.space.total() / 32;
+        share.clamp(LEAST_RESERVE, MOST_RESERVE)
+    }
+
+    /// What the next checkpoint will take.
+    fn unsaved(&self) -> u64 {
+        self.state.trees.pages.unsaved() as u64
+    }
+
+    /// Makes sure that the front of the queue has its space. False: the queue is empty, or its
+    /// front has to wait.
+    pub(super) fn admit(&mut self) -> bool {
+        loop {
+            let Some(mut change) = self.queue.pop_front() else {
+                return false;
+            };
+            if change.promised.is_some() {
+                self.queue.push_front(change);
+                return true;
+            }
+            let units = change.units();
+            let verdict = match self.has_room(&change, units) {
+                Ok(verdict) => verdict,
+                Err(Stop::Missing(missing)) => {
+                    self.load(missing);
+                    Verdict::Wait
+                }
+                // Whoever wants to change it will be told so.
+                Err(Stop::Damaged(..)) => Verdict::Admit,
+            };
+            match verdict {
+                Verdict::Admit => {
+                    change.promised = Some(units);
+                    self.promised += units;
+                    self.queue.push_front(change);
+                    return true;
+                }
+                Verdict::Wait => {
+                    change.waits_since.get_or_insert(self.checkpoint.number);
+                    self.queue.push_front(change);
+                    return false;
+                }
+                Verdict::Refuse => self.fail_change(change, Error::OutOfSpace),
+            }
+        }
+    }
+
+    fn has_room(&mut self, change: &Change, units: u64) -> Result<Verdict, Stop> {
+        if let Some(limit) = self.settings.limit_units {
+            let used = self.state.trees.used + self.promised;
+            if units > 0 && used + units > limit {
+                let fits = self.log.in_flight.is_empty()
+                    && used + units <= limit + self.replaced(change)?;
+                if !fits {
+                    let drops = !self.state.trees.drops.is_empty();
+                    return Ok(match drops || !self.log.in_flight.is_empty() {
+                        true => Verdict::Wait,
+                        false => Verdict::Refuse,
+                    });
+                }
+            }
+        }
+        // A header for each batch, a path of pages for each change.
+        let reserve = match change.frees() {
+            true => self.unsaved() + 16,
+            false => self.unsaved() + self.reserve() + 16,
+        };
+        let needed = self.promised + units + units / 256 + reserve;
+        if needed <= self.available() {
+            return Ok(Verdict::Admit);
+        }
+        if self.growing.is_some() || self.grow() {
+            return Ok(Verdict::Wait);
+        }
+        let waited = change
+            .waits_since
+            .map_or(0, |since| self.checkpoint.number - since);
+        let hope = waited < CHECKPOINTS_TO_WAIT
+            && (self.state.trees.space.freed() > 0
+                || !self.log.headers.is_empty()
+                || !self.to_release.is_empty()
+                || self.checkpoint.is_running());
+        if hope || !self.state.trees.drops.is_empty() || !self.log.in_flight.is_empty() {
+            self.checkpoint.wanted = true;
+            return Ok(Verdict::Wait);
+        }
+        Ok(Verdict::Refuse)
+    }
+
+    /// Units that the change sets free where it writes.
+    fn replaced(&mut self, change: &Change) -> Result<u64, Stop> {
+        let Ok((root, _)) = self.state.catalogue.tree(change.image, None) else {
+            return Ok(0);
+        };
+        let mut replaced = 0;
+        for part in &change.parts {
+            if let Part::Data { block, crcs, .. } = part {
+                let trees = &mut self.state.trees;
+                replaced += trees.owned(&root, *block, crcs.len() as u64)?;
+            }
+        }
+        Ok(replaced)
+    }
+
+    /// Grows ahead of need, so that writes seldom wait for it.
+    pub(super) fn grow_if_wanted(&mut self) {
+        let trees = &self.state.trees;
+        let freed = trees.space.freed();
+        let target = (trees.used / 2 + freed).clamp(LEAST_GROWTH / 2, MOST_TARGET);
+        let target = match self.settings.limit_units {
+            Some(limit) => target.min(limit / 2 + LEAST_GROWTH / 2),
+            None => target,
+        };
+        if self.available() < target && self.stopped.is_none() {
+            self.grow();
+        }
+    }
+
+    /// Starts to grow. False: there is no room, or it is being done already.
+    pub(super) fn grow(&mut self) -> bool {
+        if self.growing.is_some() || self.cannot_grow {
+            return false;
+        }
+        let total = self.state.trees.space.total();
+        let step = total.clamp(LEAST_GROWTH, MOST_GROWTH);
+        let chunk_end = (total / CHUNK_UNITS + 1) * CHUNK_UNITS;
+        let mut to = (total + step).min(chunk_end).min(MAX_UNITS);
+        let room = self.disk.room().map_or(0, |(free, _)| free) / UNIT_BYTES as u64;
+        if to - total > room {
+            to = total + room / LEAST_GROWTH * LEAST_GROWTH;
+        }
+        if to <= total {
+            self.cannot_grow = true;
+            return false;
+        }
+        self.growing = Some(to);
+        let chunk = (total / CHUNK_UNITS) as u32;
+        let bytes = (to - u64::from(chunk) * CHUNK_UNITS) * UNIT_BYTES as u64;
+        self.order(Tag::Grow, FileId::Chunk(chunk), 0, Action::Grow(bytes));
+        true
+    }
+
+    pub(super) fn finish_growing(&mut self, result: std::io::Result<()>) {
+        let to = self.growing.take();
+        match (result, to) {
+            (Ok(()), Some(total)) => self.state.trees.space.grow(total),
+            (Ok(()), None) => {}
+            (Err(error), _) => {
+                tracing::warn!(%error, "the store cannot grow");
+                self.cannot_grow = true;
+            }
+        }
+        self.again = true;
+    }
+}

@@ -1,0 +1,269 @@
+//! Retypes and migrations: checks, the status, quota and flow in one transaction.
+
+use database::Tx;
+use rest::RequestContext;
+use uuid::Uuid;
+
+use super::quota::{self, Addition};
+use super::{requester, services, types, volume_create, volumes};
+use crate::db::placements::{self, Placement};
+use crate::db::volume_types::VolumeType;
+use crate::db::volumes::Volume;
+use crate::db::{self, Change, Outcome, status};
+use crate::flows::{
+    MigrateVolume, MigrateVolumeParams, MigrationPolicy, RetypeVolume, RetypeVolumeParams,
+};
+use crate::{Error, Result, SCHEDULER_QUEUE, VolumeService};
+
+/// A volume that is on its way stays out of the way of a second move.
+const NOT_MOVING: &str =
+    "migration_status IS NULL OR migration_status IN ('none', 'deleting', 'error', 'success')";
+const RESTING: &[&str] = &[status::AVAILABLE, status::IN_USE];
+
+/// Changes the type of a volume, and its pool if the policy allows it and the type asks for it.
+pub async fn retype(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume: &Volume,
+    new_type: &str,
+    policy: MigrationPolicy,
+) -> Result<()> {
+    let new_type = types::find(service, context, new_type).await?;
+    let extra_specs = db::volume_types::extra_specs(&service.database, new_type.id).await?;
+    let multiattach = if volume.volume_type_id == new_type.id {
+        volume.multiattach
+    } else {
+        volume_create::may_multiattach(service, context, &extra_specs)?
+    };
+    let mut tx = service.database.begin().await?;
+    let current = live(&mut tx, volume.id).await?;
+    if db::volume_types::get(&mut tx, new_type.id).await?.is_none() {
+        return Err(Error::no_such("Volume type", new_type.id));
+    }
+    check_new_type(&current, &new_type, multiattach)?;
+    if current.status != status::AVAILABLE {
+        check_in_use(&mut tx, &current, &new_type).await?;
+    }
+    services::check_not_frozen(&mut tx, current.host.as_deref()).await?;
+    let change = Change::volume(current.id)
+        .when(RESTING)
+        .and(NOT_MOVING, &[])
+        .and("host IS NOT NULL AND group_id IS NULL", &[])
+        .set_expression("previous_status = status")
+        .status(status::RETYPING);
+    expect_done(change.apply(&mut tx).await?, &current, "retyped")?;
+    quota::check_volumes(
+        &service.options,
+        &mut tx,
+        &current.project_id,
+        &new_type,
+        Addition::Retype,
+        current.size_gib,
+    )
+    .await?;
+    let placement = Placement {
+        new_type_id: Some(new_type.id),
+        ..Placement::default()
+    };
+    placements::put(&mut tx, current.id, &placement).await?;
+    let params = RetypeVolumeParams {
+        volume_id: current.id,
+        new_type_id: new_type.id,
+        multiattach,
+        policy,
+    };
+    RetypeVolume::new_flow(&params, &requester(context, &current.project_id))?
+        .insert(&mut tx)
+        .await?;
+    tx.commit().await?;
+    service.doorbell.ring(SCHEDULER_QUEUE);
+    Ok(())
+}
+
+/// A type that the volume can be given in its state.
+fn check_new_type(volume: &Volume, new_type: &VolumeType, multiattach: bool) -> Result<()> {
+    if volume.volume_type_id == new_type.id {
+        return Err(Error::invalid_input(format!(
+            "New volume_type same as original: {}.",
+            new_type.id
+        )));
+    }
+    if volume.multiattach != multiattach && volume.status != status::AVAILABLE {
+        return Err(Error::invalid_input(
+            "Invalid volume_type passed: the multiattach setting of a volume can be changed only \
+             while it is available.",
+        ));
+    }
+    Ok(())
+}
+
+/// What a client that has the volume attached would have to notice cannot change meanwhile.
+async fn check_in_use(tx: &mut Tx, volume: &Volume, new_type: &VolumeType) -> Result<()> {
+    let old = encryption(tx, volume.volume_type_id).await?;
+    if old != encryption(tx, new_type.id).await? {
+        return Err(Error::invalid_input(
+            "Retype cannot change the encryption of an in-use volume.",
+        ));
+    }
+    let old_type = db::volume_types::get(&mut *tx, volume.volume_type_id).await?;
+    let old_specs = old_type.and_then(|old_type| old_type.qos_specs_id);
+    if old_specs == new_type.qos_specs_id {
+        return Ok(());
+    }
+    for specs in [old_specs, new_type.qos_specs_id].into_iter().flatten() {
+        let specs = db::qos_specs::get(&mut *tx, specs).await?;
+        if specs.is_some_and(|specs| specs.consumer != "back-end") {
+            return Err(Error::invalid_volume(format!(
+                "Retype cannot change front-end qos specs for in-use volume: {}.",
+                volume.id
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// How volumes of a type are encrypted: provider, cipher, key size, who does it.
+async fn encryption(
+    tx: &mut Tx,
+    volume_type_id: Uuid,
+) -> Result<Option<(String, Option<String>, Option<i64>, String)>> {
+    let found = db::type_encryption::get(tx, volume_type_id).await?;
+    Ok(found.map(|of| (of.provider, of.cipher, of.key_size, of.control_location)))
+}
+
+/// Where a migration goes and how.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// `host@backend`, or with `#pool`.
+    pub host: String,
+    pub force_host_copy: bool,
+    /// The volume is `maintenance` meanwhile, so that nothing else is done to it.
+    pub lock_volume: bool,
+}
+
+/// Sends a volume to another pool.
+pub async fn migrate(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume: &Volume,
+    to: Destination,
+) -> Result<()> {
+    check_destination(service, &to.host).await?;
+    let mut tx = service.database.begin().await?;
+    let current = live(&mut tx, volume.id).await?;
+    if is_same(current.host.as_deref().unwrap_or_default(), &to.host) {
+        return Err(Error::Invalid(
+            "Invalid host: Destination host must be different than the current host.".to_owned(),
+        ));
+    }
+    services::check_not_frozen(&mut tx, current.host.as_deref()).await?;
+    if !db::snapshots::of_volume(&mut tx, current.id)
+        .await?
+        .is_empty()
+    {
+        return Err(refused(&current, "migrated"));
+    }
+    let locks = to.lock_volume && current.status == status::AVAILABLE;
+    let mut change = Change::volume(current.id)
+        .when(if locks { &[status::AVAILABLE] } else { RESTING })
+        .and(NOT_MOVING, &[])
+        .and("host IS NOT NULL AND group_id IS NULL", &[])
+        .set("migration_status = ?", status::STARTING);
+    if locks {
+        change = change
+            .set_expression("previous_status = status")
+            .status(status::MAINTENANCE);
+    }
+    expect_done(change.apply(&mut tx).await?, &current, "migrated")?;
+    let placement = Placement {
+        target_host: Some(to.host),
+        ..Placement::default()
+    };
+    placements::put(&mut tx, current.id, &placement).await?;
+    let params = MigrateVolumeParams {
+        volume_id: current.id,
+        force_host_copy: to.force_host_copy,
+    };
+    MigrateVolume::new_flow(&params, &requester(context, &current.project_id))?
+        .insert(&mut tx)
+        .await?;
+    tx.commit().await?;
+    service.doorbell.ring(SCHEDULER_QUEUE);
+    Ok(())
+}
+
+/// A manager of this name must be enabled and up.
+async fn check_destination(service: &VolumeService, host: &str) -> Result<()> {
+    let service_host = host.split('#').next().unwrap_or(host);
+    let down_time_s = service.options.service_down_time_s;
+    let known = db::services::list(&service.database).await?;
+    let usable = known.iter().any(|known| {
+        known.binary == db::services::VOLUME
+            && known.host == service_host
+            && !known.disabled
+            && known.is_up(down_time_s)
+    });
+    if usable {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "Invalid host: No available service named {service_host}"
+    )))
+}
+
+/// Whether `to`, with or without a pool, names where the volume is.
+fn is_same(host: &str, to: &str) -> bool {
+    host == to || host.split('#').next() == Some(to)
+}
+
+async fn live(tx: &mut Tx, id: Uuid) -> Result<Volume> {
+    db::volumes::get(tx, id)
+        .await?
+        .ok_or_else(|| volumes::not_found(id))
+}
+
+fn expect_done(outcome: Outcome, volume: &Volume, what: &str) -> Result<()> {
+    match outcome {
+        Outcome::Done => Ok(()),
+        Outcome::NotFound => Err(volumes::not_found(volume.id)),
+        Outcome::WrongState { .. } => Err(refused(volume, what)),
+    }
+}
+
+fn refused(volume: &Volume, what: &str) -> Error {
+    Error::invalid_volume(format!(
+        "Volume {} status must be available or in-use, it must not be migrating, must have a host, \
+         must not have snapshots (to be migrated), and must not be in a group to be {what}.",
+        volume.id
+    ))
+}
+
+/// Ends a migration that the compute service has carried out (it swapped an attached volume).
+///
+/// Errors: [`Error::Invalid`] unless `new_volume` is the target of a migration of `volume`.
+/// Answers the id that stays.
+pub async fn complete(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume: &Volume,
+    new_volume: &str,
+) -> Result<Uuid> {
+    let new_volume = volumes::get(service, context, new_volume).await?;
+    let is_set = |status: &Option<String>| status.as_deref().is_some_and(|status| status != "none");
+    match (
+        is_set(&volume.migration_status),
+        is_set(&new_volume.migration_status),
+    ) {
+        // Nothing migrates: the compute service has swapped two volumes, and each stays itself.
+        (false, false) => Ok(new_volume.id),
+        (false, true) => Err(Error::invalid_volume("Source volume not mid-migration.")),
+        (true, false) => Err(Error::invalid_volume(
+            "Destination volume not mid-migration.",
+        )),
+        (true, true) => Err(Error::invalid_volume(format!(
+            "Destination has migration_status {}, expected target:{}.",
+            new_volume.migration_status.unwrap_or_default(),
+            volume.id
+        ))),
+    }
+}

@@ -1,0 +1,392 @@
+//! What retypes and migrations have in common: the volume's bytes go to another pool, the row
+//! follows in one transaction, and then the old image goes.
+//!
+//! Until that transaction the old image is what it was, but for a temporary snapshot, so that a
+//! failure leaves the volume where it is. After it nothing can fail any more: the old image is
+//! removed however often it takes.
+//!
+//! Pools of one store hand the image over as a clone, where that copies nothing; else the bytes
+//! go through the image's diff, a few MiB at a time.
+
+use async_trait::async_trait;
+use database::Tx;
+use serde::{Deserialize, Serialize};
+use storage::{ImageSpec, ImageStore, SnapshotSpec};
+use taskflow::{Flow, Retry, Run, Task, TaskError};
+use uuid::Uuid;
+
+use super::create_from_volume::clone_snapshot;
+use super::removal::{release_parent, remove_snapshots};
+use super::steps::{
+    BUSY, STORE_RETRY, ensure_clone, ensure_image, ensure_protected_snapshot, ensure_snapshot,
+    remove_image, remove_snapshot, store_failure,
+};
+use super::transfer::{Changes, copy_changes};
+use crate::db::{Change, placements, services, snapshots, status, volumes};
+use crate::manager::{Manager, Placement};
+
+/// A flow that may take a volume to another pool.
+#[async_trait]
+pub(super) trait Relocation: Flow<Context = Manager> {
+    fn volume_id(params: &Self::Params) -> Uuid;
+
+    /// Whether the bytes must be copied also where a clone would do.
+    fn force_copy(params: &Self::Params) -> bool;
+
+    /// The row's change beside its host, in the transaction that makes the new image the
+    /// volume's. `moved`: it is on another pool now.
+    async fn arrived(run: &Run<Self>, moved: bool, tx: &mut Tx) -> Result<(), TaskError>;
+
+    /// The row as it was before, with the marks of the failure.
+    async fn failed(run: &Run<Self>, tx: &mut Tx) -> Result<(), TaskError>;
+}
+
+/// How the bytes get there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Means {
+    /// The volume stays, or both pools are the same pool of the same store.
+    Nothing,
+    Clone,
+    Copy,
+}
+
+/// From where to where.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Route {
+    /// `host@backend#pool`
+    from: String,
+    /// None: the volume stays.
+    to: Option<String>,
+    means: Means,
+    /// Snapshots of other images that exist for the old image only.
+    release: Vec<SnapshotSpec>,
+}
+
+impl Route {
+    /// Old and new place of the image.
+    fn places<'a>(
+        &self,
+        manager: &'a Manager,
+        volume_id: Uuid,
+    ) -> Result<(Placement<'a>, Placement<'a>), TaskError> {
+        let from = manager.place_on(&self.from, volume_id)?;
+        let to = manager.place_on(self.to.as_deref().unwrap_or(&self.from), volume_id)?;
+        Ok((from, to))
+    }
+}
+
+/// The temporary snapshot of the old image.
+fn migration_snapshot(image: &ImageSpec) -> SnapshotSpec {
+    image.at(format!("{}.migration", image.image))
+}
+
+/// Decides how the volume gets where the scheduler sends it; refuses what cannot be moved.
+pub(super) struct PlanRoute;
+
+#[async_trait]
+impl<F: Relocation> Task<F> for PlanRoute {
+    const NAME: &'static str = "plan_route";
+    type Output = Route;
+
+    async fn execute(&self, run: &Run<F>) -> Result<Route, TaskError> {
+        let id = F::volume_id(&run.params);
+        let volume = run.ctx.volume(id).await?;
+        let from = volume.host.clone().unwrap_or_default();
+        let placement = placements::get(&run.ctx.database, id).await?;
+        let to = placement.and_then(|placement| placement.target_host);
+        let Some(to) = to.filter(|to| *to != from) else {
+            let (to, means) = (None, Means::Nothing);
+            let release = Vec::new();
+            return Ok(Route {
+                from,
+                to,
+                means,
+                release,
+            });
+        };
+        if volume.attach_status != status::DETACHED {
+            let text = format!("volume {id} is attached: its data cannot be moved");
+            return Err(TaskError::new("VolumeAttached", text));
+        }
+        if !snapshots::of_volume(&run.ctx.database, id)
+            .await?
+            .is_empty()
+        {
+            let text = format!("volume {id} must not have snapshots");
+            return Err(TaskError::new("VolumeHasSnapshots", text));
+        }
+        let mut route = Route {
+            from,
+            to: Some(to),
+            means: Means::Copy,
+            release: Vec::new(),
+        };
+        let (old, new) = route.places(&run.ctx, id)?;
+        route.means = means(&old, &new, F::force_copy(&run.params));
+        if route.means != Means::Nothing {
+            check_removable(old.store(), &old.image).await?;
+            route.release = release_of(run, volume.source_volid, &old).await?;
+        }
+        Ok(route)
+    }
+
+    async fn record(&self, run: &Run<F>, route: &Route, tx: &mut Tx) -> Result<(), TaskError> {
+        if route.to.is_none() {
+            return Ok(());
+        }
+        let change = Change::volume(F::volume_id(&run.params));
+        change
+            .set("migration_status = ?", status::MIGRATING)
+            .apply(tx)
+            .await?;
+        Ok(())
+    }
+
+    async fn record_revert(
+        &self,
+        run: &Run<F>,
+        _: Option<&Route>,
+        tx: &mut Tx,
+    ) -> Result<(), TaskError> {
+        F::failed(run, tx).await
+    }
+}
+
+fn means(old: &Placement<'_>, new: &Placement<'_>, force_copy: bool) -> Means {
+    let one_store = old.store().fsid() == new.store().fsid();
+    if one_store && old.image == new.image {
+        return Means::Nothing;
+    }
+    if one_store && old.store().flattens_instantly() && !force_copy {
+        return Means::Clone;
+    }
+    Means::Copy
+}
+
+/// An engine that cannot let clones go says so before anything is copied.
+async fn check_removable(store: &dyn ImageStore, image: &ImageSpec) -> Result<(), TaskError> {
+    if store.flattens_instantly() {
+        return Ok(());
+    }
+    for snapshot in store.info(image).await.map_err(store_failure)?.snapshots {
+        let children = store.children(&image.at(&snapshot.name)).await;
+        if !children.map_err(store_failure)?.is_empty() {
+            let text = format!("{image}@{} has clones", snapshot.name);
+            return Err(TaskError::new(BUSY, text));
+        }
+    }
+    Ok(())
+}
+
+/// The temporary snapshots through which the volume was cloned, on the image of its source.
+async fn release_of<F: Relocation>(
+    run: &Run<F>,
+    source_volid: Option<Uuid>,
+    old: &Placement<'_>,
+) -> Result<Vec<SnapshotSpec>, TaskError> {
+    let Some(source_id) = source_volid else {
+        return Ok(Vec::new());
+    };
+    let source = run.ctx.place_if_any(source_id).await?;
+    let source = source.filter(|source| source.store().fsid() == old.store().fsid());
+    Ok(source
+        .map(|source| clone_snapshot(&source.image, &old.image))
+        .into_iter()
+        .collect())
+}
+
+/// The old image has a snapshot whose bytes stay as they are.
+pub(super) struct SnapshotSource;
+
+#[async_trait]
+impl<F: Relocation> Task<F> for SnapshotSource {
+    const NAME: &'static str = "snapshot_source";
+    type Output = ();
+
+    fn retry(&self) -> Retry {
+        STORE_RETRY
+    }
+
+    async fn execute(&self, run: &Run<F>) -> Result<(), TaskError> {
+        let route: &Route = run.output::<PlanRoute>()?;
+        let (old, _) = route.places(&run.ctx, F::volume_id(&run.params))?;
+        let snapshot = migration_snapshot(&old.image);
+        match route.means {
+            Means::Nothing => Ok(()),
+            Means::Clone => ensure_protected_snapshot(old.store(), &snapshot).await,
+            Means::Copy => ensure_snapshot(old.store(), &snapshot).await,
+        }
+    }
+
+    async fn revert(&self, run: &Run<F>, _: Option<&()>) -> Result<(), TaskError> {
+        let route: &Route = run.output::<PlanRoute>()?;
+        if route.means == Means::Nothing {
+            return Ok(());
+        }
+        let (old, _) = route.places(&run.ctx, F::volume_id(&run.params))?;
+        remove_snapshot(old.store(), &migration_snapshot(&old.image)).await
+    }
+}
+
+/// The new image holds the same bytes and stands on its own.
+pub(super) struct MoveData;
+
+#[async_trait]
+impl<F: Relocation> Task<F> for MoveData {
+    const NAME: &'static str = "move_data";
+    type Output = ();
+
+    fn retry(&self) -> Retry {
+        STORE_RETRY
+    }
+
+    async fn execute(&self, run: &Run<F>) -> Result<(), TaskError> {
+        let route: &Route = run.output::<PlanRoute>()?;
+        let (old, new) = route.places(&run.ctx, F::volume_id(&run.params))?;
+        let snapshot = migration_snapshot(&old.image);
+        match route.means {
+            Means::Nothing => return Ok(()),
+            Means::Clone => {
+                ensure_clone(new.store(), &snapshot, &new.image).await?;
+                new.store()
+                    .flatten(&new.image)
+                    .await
+                    .map_err(store_failure)?;
+            }
+            Means::Copy => copy(run, &old, &new, &snapshot).await?,
+        }
+        copy_metadata(&old, &new).await
+    }
+
+    async fn revert(&self, run: &Run<F>, _: Option<&()>) -> Result<(), TaskError> {
+        let route: &Route = run.output::<PlanRoute>()?;
+        if route.means == Means::Nothing {
+            return Ok(());
+        }
+        let (_, new) = route.places(&run.ctx, F::volume_id(&run.params))?;
+        remove_image(new.store(), &new.image).await
+    }
+}
+
+async fn copy<F: Relocation>(
+    run: &Run<F>,
+    old: &Placement<'_>,
+    new: &Placement<'_>,
+    snapshot: &SnapshotSpec,
+) -> Result<(), TaskError> {
+    let info = old.store().info(&old.image).await.map_err(store_failure)?;
+    ensure_image(new.store(), &new.image, info.size_bytes).await?;
+    let changes = Changes {
+        store: old.store(),
+        image: &old.image,
+        from: None,
+        to: &snapshot.snapshot,
+    };
+    copy_changes(changes, (new.store(), &new.image), run).await
+}
+
+/// The small strings that an image carries go along.
+async fn copy_metadata(old: &Placement<'_>, new: &Placement<'_>) -> Result<(), TaskError> {
+    let entries = old.store().metadata(&old.image).await;
+    for (key, value) in entries.map_err(store_failure)? {
+        new.store()
+            .set_metadata(&new.image, &key, &value)
+            .await
+            .map_err(store_failure)?;
+    }
+    Ok(())
+}
+
+/// The volume is on the new pool: host, service and zone in one transaction with the rest.
+pub(super) struct SwitchHost;
+
+#[async_trait]
+impl<F: Relocation> Task<F> for SwitchHost {
+    const NAME: &'static str = "switch_host";
+    const RECORD_ONLY: bool = true;
+    type Output = ();
+
+    async fn execute(&self, _: &Run<F>) -> Result<(), TaskError> {
+        Ok(())
+    }
+
+    async fn record(&self, run: &Run<F>, _: &(), tx: &mut Tx) -> Result<(), TaskError> {
+        let id = F::volume_id(&run.params);
+        let route: &Route = run.output::<PlanRoute>()?;
+        if let Some(to) = &route.to {
+            let service_uuid = services::id_of_host(&mut *tx, to).await?;
+            let change = Change::volume(id)
+                .set("host = ?", to.as_str())
+                .set("service_uuid = ?", service_uuid)
+                .set("migration_status = ?", status::SUCCESS);
+            change.apply(tx).await?;
+        }
+        F::arrived(run, route.to.is_some(), tx).await?;
+        placements::delete(tx, id).await?;
+        Ok(())
+    }
+}
+
+/// The old image is gone, with what existed for it alone.
+pub(super) struct RemoveSource;
+
+#[async_trait]
+impl<F: Relocation> Task<F> for RemoveSource {
+    const NAME: &'static str = "remove_source";
+    type Output = ();
+
+    /// The volume is elsewhere already: there is no way back.
+    fn retry(&self) -> Retry {
+        Retry::forever(1_000)
+    }
+
+    async fn execute(&self, run: &Run<F>) -> Result<(), TaskError> {
+        let route: &Route = run.output::<PlanRoute>()?;
+        if route.means == Means::Nothing {
+            return Ok(());
+        }
+        let (old, _) = route.places(&run.ctx, F::volume_id(&run.params))?;
+        let parent = remove_snapshots(old.store(), &old.image).await?;
+        remove_image(old.store(), &old.image).await?;
+        for snapshot in route.release.iter().cloned().chain(parent) {
+            release_parent(old.store(), snapshot).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The volume's status is what it was before it was moved, and its place is forgotten.
+pub(super) async fn back_to_previous(
+    tx: &mut Tx,
+    volume_id: Uuid,
+    from: &'static str,
+) -> Result<(), TaskError> {
+    let volume = volumes::get(&mut *tx, volume_id).await?;
+    let previous = volume.and_then(|volume| volume.previous_status);
+    let change = Change::volume(volume_id)
+        .when(&[from])
+        .status(previous.as_deref().unwrap_or(status::AVAILABLE))
+        .set("previous_status = ?", Option::<&str>::None);
+    change.apply(tx).await?;
+    Ok(())
+}
+
+/// Forgets a move that came to nothing; `tried`: it had begun, and the row says that it failed.
+pub(super) async fn abandon(tx: &mut Tx, volume_id: Uuid, tried: bool) -> Result<(), TaskError> {
+    if tried {
+        let change = Change::volume(volume_id);
+        change
+            .set("migration_status = ?", status::ERROR)
+            .apply(tx)
+            .await?;
+    }
+    placements::delete(tx, volume_id).await?;
+    Ok(())
+}
+
+/// Whether the volume has begun to move.
+pub(super) async fn has_begun(tx: &mut Tx, volume_id: Uuid) -> Result<bool, TaskError> {
+    let volume = volumes::get(&mut *tx, volume_id).await?;
+    Ok(volume.is_some_and(|volume| volume.migration_status.as_deref() == Some(status::MIGRATING)))
+}
