@@ -467,10 +467,9 @@ impl Trees {
         if level == 0 {
             let leaf = leaf(&mut self.pages, page).ok_or_else(|| confused(page))?;
             let mut old = [0u64; FANOUT];
-            for index in first as usize..end as usize {
-                old[index] = std::mem::take(&mut leaf.units[index]);
-                leaf.crcs[index] = 0;
-            }
+            let range = first as usize..end as usize;
+            old[range.clone()].swap_with_slice(&mut leaf.units[range.clone()]);
+            leaf.crcs[range].fill(0);
             for unit in old.into_iter().filter(|unit| *unit != 0) {
                 removed += 1;
                 self.subtract_data(unit);
