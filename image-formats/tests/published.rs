@@ -120,6 +120,11 @@ fn a_vmdk_with_foreign_extents() {
     };
     let good = embedded("monolithicSparse", "RW 8192 SPARSE \"a.vmdk\"");
     assert_eq!(inspect(&good).safety, Ok(()));
+    // What QEMU leaves when it writes a shorter CID.
+    let mut shortened = good.clone();
+    let end = 512 + good[512..].iter().position(|byte| *byte == 0).unwrap();
+    shortened[end + 1] = b'\n';
+    assert_eq!(inspect(&shortened).safety, Ok(()));
     for (kind, extent, because) in [
         ("monolithicFlat", "RW 8192 FLAT \"a\" 0", "not allowed"),
         ("twoGbMaxExtentFlat", "RW 8192 FLAT \"a\" 0", "not allowed"),

@@ -70,9 +70,9 @@ pub fn routes(offered: Offered) -> Router {
         async move |base: BaseUrl| (StatusCode::MULTIPLE_CHOICES, document(&base, offered));
     Router::new()
         .route("/", get(choices))
-        .route("/versions", get(all.clone()))
-        .route("/versions/", get(all.clone()))
-        .route("/v2", get(all.clone()))
+        .route("/versions", get(all))
+        .route("/versions/", get(all))
+        .route("/v2", get(all))
         .route("/v2/", get(all))
 }
 
