@@ -78,7 +78,7 @@ mod tests {
 
     const VOLUME: &str = "INSERT INTO volumes (id, user_id, project_id, status, attach_status, size_gib, \
         availability_zone, host, volume_type_id, bootable, multiattach, consumes_quota, created_at) \
-        VALUES (?, 'u', 'p', 'in-use', 'attached', 1, 'nova', 'host@basalt#fast', 't', 0, 0, 1, 0)";
+        VALUES (?, 'u', 'p', 'in-use', 'attached', 1, 'nova', 'host@basalt#fast', '00000000-0000-0000-0000-000000000000', 0, 0, 1, 0)";
 
     fn peer(common_name: Option<&str>) -> Peer {
         Peer {
