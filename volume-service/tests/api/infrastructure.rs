@@ -341,7 +341,7 @@ async fn backup_records_are_exported_and_imported() {
     world
         .service
         .database
-        .execute(sql, &database::params![id])
+        .execute(sql, database::params![id])
         .await
         .unwrap();
     let mut foreign = record.clone();

@@ -208,7 +208,7 @@ async fn a_completion_needs_a_migration() {
     world
         .service
         .database
-        .execute(sql, &database::params![&one])
+        .execute(sql, database::params![&one])
         .await
         .unwrap();
     act(&world, ADMIN, &one, body)
