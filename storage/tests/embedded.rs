@@ -355,7 +355,10 @@ async fn long_metadata_and_objects_come_back() {
             store.set_metadata(&spec("a"), key, &value).await.unwrap();
             store.set_metadata(&spec("a"), "short", key).await.unwrap();
         }
-        store.put_object("volumes", "o", object.clone()).await.unwrap();
+        store
+            .put_object("volumes", "o", object.clone())
+            .await
+            .unwrap();
     }
     let store = open(dir.path());
     let metadata = store.metadata(&spec("a")).await.unwrap();
