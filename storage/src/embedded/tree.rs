@@ -466,10 +466,14 @@ impl Trees {
         let mut removed = 0;
         if level == 0 {
             let leaf = leaf(&mut self.pages, page).ok_or_else(|| confused(page))?;
-            let mut old = [0u64; FANOUT];
-            for index in first as usize..end as usize {
-                old[index] = std::mem::take(&mut leaf.units[index]);
-                leaf.crcs[index] = 0;
+            let gone = first as usize..end as usize;
+            let mut old = Vec::with_capacity(gone.len());
+            for (unit, sum) in leaf.units[gone.clone()]
+                .iter_mut()
+                .zip(&mut leaf.crcs[gone])
+            {
+                old.push(std::mem::take(unit));
+                *sum = 0;
             }
             for unit in old.into_iter().filter(|unit| *unit != 0) {
                 removed += 1;
