@@ -169,7 +169,8 @@ async fn run(
         Some(bound) => Some(image::start(node, bound, &stop_images).await?),
         None => None,
     };
-    let connection = nbd_connection(&sockets.nbd_socket, sockets.nbd_address);
+    let tls = node.settings.nbd.tls.is_some();
+    let connection = nbd_connection(&sockets.nbd_socket, sockets.nbd_address, tls);
     let image_url = sockets.image_url.as_deref();
     let volumes = match sockets.volume {
         Some(bound) => Some(volume::start(node, bound, image_url, &connection, stop).await?),
@@ -193,12 +194,13 @@ async fn run(
 
 /// How clients reach the volumes of the embedded store. An address that stands for all of the
 /// machine's own tells a client nothing.
-fn nbd_connection(socket: &Path, address: Option<SocketAddr>) -> Connection {
+fn nbd_connection(socket: &Path, address: Option<SocketAddr>, tls: bool) -> Connection {
     let socket = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
     let address = address.filter(|address| !address.ip().is_unspecified());
     Connection::Nbd {
         socket: Some(socket.to_string_lossy().into_owned()),
         address: address.map(|address| (address.ip().to_string(), address.port())),
+        tls,
     }
 }
 

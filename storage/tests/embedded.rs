@@ -340,3 +340,32 @@ async fn work(store: Arc<EmbeddedStore>, worker: u8) {
         store.remove(&image).await.unwrap();
     }
 }
+
+/// The longest metadata needs a header of several units.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_metadata_and_objects_come_back() {
+    let dir = TempDir::new().unwrap();
+    let value = "v".repeat(storage::MAX_METADATA_BYTES);
+    let object: Bytes = Random::new(1).bytes((3 << 20) + 77).into();
+    {
+        let store = open(dir.path());
+        store.ensure_pool("volumes").await.unwrap();
+        store.create(&spec("a"), 1 << 20).await.unwrap();
+        for key in ["one", "two", "three"] {
+            store.set_metadata(&spec("a"), key, &value).await.unwrap();
+            store.set_metadata(&spec("a"), "short", key).await.unwrap();
+        }
+        store
+            .put_object("volumes", "o", object.clone())
+            .await
+            .unwrap();
+    }
+    let store = open(dir.path());
+    let metadata = store.metadata(&spec("a")).await.unwrap();
+    assert_eq!(metadata.len(), 4);
+    assert!(metadata.iter().filter(|(_, found)| *found == value).count() == 3);
+    assert!(store.object("volumes", "o").await.unwrap() == object);
+    sound(&store).await;
+    store.remove_object("volumes", "o").await.unwrap();
+    assert_eq!(sound(&store).await.used_bytes, 0);
+}

@@ -20,6 +20,9 @@ pub enum Connection {
         socket: Option<String>,
         /// Host and port, for clients anywhere.
         address: Option<(String, u16)>,
+        /// Whether the address takes TLS only.
+        #[serde(default)]
+        tls: bool,
     },
     /// A Ceph cluster, which clients talk to themselves.
     Rbd {
@@ -59,7 +62,11 @@ impl Connection {
     /// The `data` of a connection_info.
     pub fn data(&self, target: &Target<'_>) -> Document {
         let mut data = match self {
-            Connection::Nbd { socket, address } => nbd(socket.as_deref(), address.as_ref(), target),
+            Connection::Nbd {
+                socket,
+                address,
+                tls,
+            } => nbd(socket.as_deref(), address.as_ref(), *tls, target),
             Connection::Rbd {
                 cluster_name,
                 hosts,
@@ -90,8 +97,14 @@ impl Connection {
 }
 
 /// libvirt's way to say it (`name`, `hosts`, `ports`, `transport`, `socket`), and an NBD URI.
-fn nbd(socket: Option<&str>, address: Option<&(String, u16)>, target: &Target<'_>) -> Document {
+fn nbd(
+    socket: Option<&str>,
+    address: Option<&(String, u16)>,
+    tls: bool,
+    target: &Target<'_>,
+) -> Document {
     let name = target.export_name;
+    let scheme = if tls { "nbds" } else { "nbd" };
     let (transport, uri) = match (address, socket) {
         (Some((host, port)), _) => {
             let host = if host.contains(':') {
@@ -99,7 +112,7 @@ fn nbd(socket: Option<&str>, address: Option<&(String, u16)>, target: &Target<'_
             } else {
                 host.clone()
             };
-            ("tcp", format!("nbd://{host}:{port}/{name}"))
+            ("tcp", format!("{scheme}://{host}:{port}/{name}"))
         }
         (None, socket) => {
             let socket = socket.unwrap_or_default();
@@ -116,6 +129,7 @@ fn nbd(socket: Option<&str>, address: Option<&(String, u16)>, target: &Target<'_
         "transport": transport,
         "socket": socket,
         "uri": uri,
+        "tls": tls && address.is_some(),
         "auth_enabled": false,
     }))
 }
@@ -160,6 +174,7 @@ mod tests {
         let unix = Connection::Nbd {
             socket: Some("/var/lib/my store/nbd.sock".into()),
             address: None,
+            tls: true,
         };
         let data = unix.data(&target());
         assert_eq!(
@@ -174,9 +189,10 @@ mod tests {
         let tcp = Connection::Nbd {
             socket: None,
             address: Some(("::1".into(), 10809)),
+            tls: true,
         };
         let data = tcp.data(&target());
-        assert_eq!(data["uri"], "nbd://[::1]:10809/volume-1.secret");
+        assert_eq!(data["uri"], "nbds://[::1]:10809/volume-1.secret");
         assert_eq!(
             (&data["hosts"], &data["ports"]),
             (&json!(["::1"]), &json!(["10809"]))

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use database::{Database, params};
+use database::Database;
 use storage::ImageSpec;
 use storage::nbd::{Admission, Grant, OpenToAll, Peer, split_secret};
-use uuid::Uuid;
 
+use crate::db::{exports, volumes};
 use crate::manager::volume_image_name;
 
 /// How long a connection may outlive its attachment.
@@ -35,29 +35,22 @@ impl Admission for AttachedVolumes {
             };
         }
         let unavailable = |error: database::Error| storage::Error::Unavailable(error.to_string());
-        let sql = "SELECT e.volume_id, e.read_only, e.client_host, v.host \
-                   FROM volume_exports e JOIN volumes v ON v.id = e.volume_id \
-                   WHERE e.name = ? AND v.deleted_at IS NULL";
-        let row = self
-            .database
-            .fetch_optional(sql, params![name])
-            .await
-            .map_err(unavailable)?;
-        let Some(row) = row else { return Ok(None) };
-        let client_host: String = row.get("client_host").map_err(unavailable)?;
-        if self.verify_host && !is_host(peer, &client_host) {
-            tracing::warn!(export = split_secret(name).0, %client_host, "NBD client has another host's certificate");
+        let export = exports::find(&self.database, name).await;
+        let Some(export) = export.map_err(unavailable)? else {
+            return Ok(None);
+        };
+        if self.verify_host && !is_host(peer, &export.client_host) {
+            tracing::warn!(export = split_secret(name).0, client_host = %export.client_host, "NBD client has another host's certificate");
             return Ok(None);
         }
-        let volume_id: Uuid = row.get("volume_id").map_err(unavailable)?;
-        let host: Option<String> = row.get("host").map_err(unavailable)?;
+        let volume = volumes::get(&self.database, export.volume_id).await;
+        let host = volume.map_err(unavailable)?.and_then(|volume| volume.host);
         // host@backend#pool
         let pool = host.as_deref().and_then(|host| host.rsplit_once('#'));
-        let read_only = row.get("read_only").map_err(unavailable)?;
         Ok(pool.map(|(_, pool)| Grant {
-            image: ImageSpec::new(pool, volume_image_name(volume_id)),
+            image: ImageSpec::new(pool, volume_image_name(export.volume_id)),
             snapshot: None,
-            read_only,
+            read_only: export.read_only,
         }))
     }
 
@@ -79,16 +72,13 @@ fn is_host(peer: &Peer, host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use database::params;
     use storage::nbd::{Origin, PeerCertificate};
+    use uuid::Uuid;
 
-    const TABLE: &str = "CREATE TABLE IF NOT EXISTS volume_exports (name VARCHAR(255) NOT NULL PRIMARY KEY, \
-        volume_id CHAR(36) NOT NULL, attachment_id CHAR(36), client_host VARCHAR(255) NOT NULL, \
-        read_only SMALLINT NOT NULL, created_at BIGINT NOT NULL)";
     const VOLUME: &str = "INSERT INTO volumes (id, user_id, project_id, status, attach_status, size_gib, \
         availability_zone, host, volume_type_id, bootable, multiattach, consumes_quota, created_at) \
-        VALUES (?, 'u', 'p', 'in-use', 'attached', 1, 'nova', 'host@basalt#fast', 't', 0, 0, 1, 0)";
-    const EXPORT: &str = "INSERT INTO volume_exports (name, volume_id, client_host, read_only, created_at) \
-        VALUES (?, ?, 'compute-1', ?, 0)";
+        VALUES (?, 'u', 'p', 'in-use', 'attached', 1, 'nova', 'host@basalt#fast', '00000000-0000-0000-0000-000000000000', 0, 0, 1, 0)";
 
     fn peer(common_name: Option<&str>) -> Peer {
         Peer {
@@ -109,11 +99,11 @@ mod tests {
         let id = Uuid::new_v4();
         let name = |digit: &str| format!("volume-{id}.{}", digit.repeat(64));
         let mut tx = database.begin().await.unwrap();
-        tx.execute(TABLE, params![]).await.unwrap();
         tx.execute(VOLUME, params![id]).await.unwrap();
         for (digit, read_only) in [("a", false), ("b", true)] {
-            let values = params![name(digit), id, read_only];
-            tx.execute(EXPORT, values).await.unwrap();
+            let mut export = exports::Export::new(id, None, "compute-1", read_only);
+            export.name = name(digit);
+            exports::insert(&mut tx, &export).await.unwrap();
         }
         tx.commit().await.unwrap();
 
@@ -158,9 +148,7 @@ mod tests {
         let plain = admission.admit("volume-x", &nobody).await.unwrap();
         assert_eq!(plain.unwrap().image, ImageSpec::new("volumes", "volume-x"));
         let mut tx = database.begin().await.unwrap();
-        tx.execute("DELETE FROM volume_exports", params![])
-            .await
-            .unwrap();
+        exports::delete_of_volume(&mut tx, id).await.unwrap();
         tx.commit().await.unwrap();
         assert_eq!(admission.admit(&name("a"), &nobody).await.unwrap(), None);
     }

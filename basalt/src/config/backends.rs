@@ -117,6 +117,7 @@ fn connection(socket: &Path) -> Connection {
     Connection::Nbd {
         socket: Some(socket.to_string_lossy().into_owned()),
         address: None,
+        tls: false,
     }
 }
 

@@ -466,10 +466,15 @@ impl Trees {
         let mut removed = 0;
         if level == 0 {
             let leaf = leaf(&mut self.pages, page).ok_or_else(|| confused(page))?;
-            let mut old = [0u64; FANOUT];
-            let range = first as usize..end as usize;
-            old[range.clone()].swap_with_slice(&mut leaf.units[range.clone()]);
-            leaf.crcs[range].fill(0);
+            let gone = first as usize..end as usize;
+            let mut old = Vec::with_capacity(gone.len());
+            for (unit, sum) in leaf.units[gone.clone()]
+                .iter_mut()
+                .zip(&mut leaf.crcs[gone])
+            {
+                old.push(std::mem::take(unit));
+                *sum = 0;
+            }
             for unit in old.into_iter().filter(|unit| *unit != 0) {
                 removed += 1;
                 self.subtract_data(unit);

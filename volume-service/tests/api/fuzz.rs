@@ -330,11 +330,15 @@ fn escaped(text: &str) -> String {
 fn path(endpoint: &Endpoint, ids: &Known, random: &mut Random) -> String {
     let mut path = endpoint.path.to_owned();
     for kind in ["volume", "snapshot", "backup", "type"] {
-        let odd = random.one_in(20).then(|| escaped(random.pick(&TEXTS[2..])));
+        let odd = random.one_in(20).then(|| {
+            let text = *random.pick(&TEXTS[2..]);
+            escaped(text)
+        });
         let id = odd.unwrap_or_else(|| ids.any(kind, random));
         path = path.replace(&format!("{{{kind}}}"), &id);
     }
-    let key = escaped(random.pick(&["a", "key", "host@store", "host@store#volumes", "ä", "x.y:z"]));
+    let key = *random.pick(&["a", "key", "host@store", "host@store#volumes", "ä", "x.y:z"]);
+    let key = escaped(key);
     path = path.replace("{key}", &key).replace("{project}", PROJECT);
     let mut sign = '?';
     for (name, kind) in endpoint.query {

@@ -297,6 +297,7 @@ impl World {
         let connection = Connection::Nbd {
             socket: Some("/run/nbd.sock".into()),
             address: None,
+            tls: false,
         };
         connections::report(&mut tx, pool, &connection)
             .await
