@@ -15,6 +15,7 @@ use crate::db::{imports, locations, tasks};
 use crate::error::{Error, Result};
 use crate::flows::import::{ImportImage, Method, Params};
 use crate::image::{Image, Status, Task, TaskStatus, lock_key};
+use crate::quota::{self, Demand};
 use crate::remote_image::Grant;
 use crate::stores::store_of;
 
@@ -52,6 +53,7 @@ pub async fn begin(
     if new.stores.is_empty() {
         return Ok(None);
     }
+    let demands = demands(&new.method, image.size_bytes.unwrap_or(0));
     let needs_grant = matches!(new.method, Method::GlanceDownload(_));
     let params = Params {
         image_id: image.id,
@@ -72,6 +74,8 @@ pub async fn begin(
         .lock_exclusive(lock_key(image.id));
     let task_id = flow.id();
     imports::lock(tx, image, task_id, to, &params.stores).await?;
+    let limits = &service.options.limits;
+    quota::check(tx, limits, image.owner.as_deref(), &demands).await?;
     let task = new_task(context, task_id, image.id, new.task_type, new.input);
     tasks::insert(tx, &task).await?;
     flow.insert(tx).await?;
@@ -83,6 +87,17 @@ pub async fn begin(
         service.grants.put(task_id, grant);
     }
     Ok(Some(task))
+}
+
+/// What an import needs room for, as Glance asks for it: also a copy counts as staged.
+fn demands(method: &Method, bytes: u64) -> Vec<Demand> {
+    match method {
+        Method::GlanceDirect => vec![Demand::Data { bytes }],
+        Method::CopyImage => vec![Demand::Staged { bytes }],
+        Method::WebDownload { .. } | Method::GlanceDownload(_) => {
+            vec![Demand::Uploading, Demand::Staged { bytes: 0 }]
+        }
+    }
 }
 
 /// A task that has not begun.

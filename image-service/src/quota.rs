@@ -34,7 +34,6 @@ pub enum Demand {
     /// Bytes of image data that are announced; 0 where their number is not known.
     Data { bytes: u64 },
     /// Bytes of staged data that are announced.
-    #[allow(dead_code)] // Asked by the import methods that stage.
     Staged { bytes: u64 },
 }
 

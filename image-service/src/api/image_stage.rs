@@ -13,6 +13,7 @@ use crate::db::images;
 use crate::error::{Error, Result};
 use crate::flows::stage::{Params, StageImage};
 use crate::image::{Image, Status, lock_key};
+use crate::quota::{self, Demand};
 use crate::uploads::{DataStream, drain};
 
 /// Stages the request's body; answers when all of it is there.
@@ -100,14 +101,28 @@ async fn store(
     let upload_id = flow.id();
     let uploads = &service.uploads;
     let mut ticket = uploads.register(upload_id, data, staging.declared_bytes);
-    let mut tx = service.database.begin().await?;
-    if !images::begin_stage(&mut tx, image_id, upload_id).await? {
-        let now = images::find_locked(&mut tx, image_id).await?;
-        let now = now.ok_or_else(|| Error::no_image(image_id))?;
-        return Err(not_queued(now.status));
+    if let Err(refused) = begin(service, &staging, flow).await {
+        if let Some(mut source) = uploads.take(upload_id) {
+            drain(&mut source.data).await;
+        }
+        return Err(refused);
     }
-    flow.insert(&mut tx).await?;
-    tx.commit().await?;
     service.doorbell.wake();
     wait(service, &mut ticket, image_id, upload_id).await
+}
+
+async fn begin(service: &ImageService, staging: &Staging, flow: NewFlow) -> Result<()> {
+    let image = &staging.image;
+    let mut tx = service.database.begin().await?;
+    if !images::begin_stage(&mut tx, image.id, flow.id()).await? {
+        let now = images::find_locked(&mut tx, image.id).await?;
+        let now = now.ok_or_else(|| Error::no_image(image.id))?;
+        return Err(not_queued(now.status));
+    }
+    let bytes = staging.declared_bytes.unwrap_or(0);
+    let demands = [Demand::Uploading, Demand::Staged { bytes }];
+    let limits = &service.options.limits;
+    quota::check(&mut tx, limits, image.owner.as_deref(), &demands).await?;
+    flow.insert(&mut tx).await?;
+    Ok(tx.commit().await?)
 }

@@ -1,17 +1,21 @@
 //! Limits of projects.
 
 use axum::http::Method;
-use image_service::{Limits, Options};
-use serde_json::json;
+use image_service::{ImportFilter, Limits, Options};
+use serde_json::{Value, json};
 use storage::memory::MemoryStore;
 
-use crate::support::{ALICE, BOB, World};
+use crate::support::{ALICE, Answer, BOB, World};
 
 const MIB: usize = 1 << 20;
 
 async fn world(limits: Limits) -> World {
     let options = Options {
         limits,
+        import_filter: ImportFilter {
+            allowed_hosts: vec!["127.0.0.1".to_owned()],
+            ..ImportFilter::default()
+        },
         ..Options::default()
     };
     World::with(options, MemoryStore::new()).await
@@ -96,5 +100,64 @@ async fn uploads_at_the_same_time_are_counted() {
     .await;
     let id = world.create_raw(ALICE).await;
     world.upload(ALICE, &id, "data").await.expect(413);
-    assert_eq!(world.show(&id).await["status"], "queued");
+    world.stage(ALICE, &id, "data").await.expect(413);
+    web_download(&world, &id).await.expect(413);
+    let image = world.show(&id).await;
+    assert_eq!(image["status"], "queued");
+    assert_eq!(image.get("os_glance_import_task"), None);
+}
+
+async fn import(world: &World, id: &str, method: Value) -> Answer {
+    let path = format!("/v2/images/{id}/import");
+    world.post(ALICE, &path, json!({"method": method})).await
+}
+
+async fn web_download(world: &World, id: &str) -> Answer {
+    let method = json!({"name": "web-download", "uri": "http://127.0.0.1/x"});
+    import(world, id, method).await
+}
+
+#[tokio::test]
+async fn staged_data_is_counted() {
+    let world = world(Limits {
+        image_stage_total: Some(1),
+        ..Limits::default()
+    })
+    .await;
+    let first = world.create_raw(ALICE).await;
+    world.stage(ALICE, &first, vec![1; MIB]).await.expect(204);
+    let announced = world.create_raw(ALICE).await;
+    let path = format!("/v2/images/{announced}/stage");
+    let request = World::request(ALICE, Method::PUT, &path)
+        .header("content-type", "application/octet-stream")
+        .header("content-length", MIB)
+        .body(axum::body::Body::from(vec![1; MIB]));
+    world.send(request.unwrap()).await.expect(413);
+    world
+        .stage(ALICE, &announced, vec![1; MIB])
+        .await
+        .expect(204);
+    let third = world.create_raw(ALICE).await;
+    world.stage(ALICE, &third, "data").await.expect(413);
+    web_download(&world, &third).await.expect(413);
+    assert_eq!(world.show(&third).await["status"], "queued");
+    // What is imported is staged no more.
+    let direct = json!({"name": "glance-direct"});
+    import(&world, &first, direct).await.expect(202);
+    world.wait_for_task(&first).await;
+    world.stage(ALICE, &third, "data").await.expect(204);
+}
+
+#[tokio::test]
+async fn staged_data_must_fit_when_it_is_imported() {
+    let world = world(Limits {
+        image_size_total: Some(1),
+        ..Limits::default()
+    })
+    .await;
+    let id = world.create_raw(ALICE).await;
+    world.stage(ALICE, &id, vec![1; 2 * MIB]).await.expect(204);
+    let direct = json!({"name": "glance-direct"});
+    import(&world, &id, direct).await.expect(413);
+    assert_eq!(world.show(&id).await["status"], "uploading");
 }
