@@ -49,6 +49,7 @@ pub use error::{Error, Result};
 pub use flows::add_location::AddLocation;
 pub use flows::cache_image::CacheImage;
 pub use flows::delete::DeleteImage;
+pub use flows::hash_image::HashImage;
 pub use flows::import::ImportImage;
 pub use flows::remove_from_store::RemoveFromStore;
 pub use flows::snapshot_disk::SnapshotDiskToImage;
@@ -133,6 +134,7 @@ impl ImageService {
                 .flow::<DeleteImage>()
                 .flow::<SnapshotDiskToImage>()
                 .flow::<CacheImage>()
+                .flow::<HashImage>()
                 .flow::<StageImage>()
                 .flow::<ImportImage>()
                 .flow::<AddLocation>()

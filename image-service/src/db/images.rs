@@ -204,6 +204,21 @@ pub async fn finish_upload(
     Ok(finished == 1)
 }
 
+/// Hashes of the data of an image that has none yet, and has not been deleted.
+pub async fn set_hashes(
+    tx: &mut Tx,
+    id: Uuid,
+    checksum: &str,
+    algorithm: &str,
+    value: &str,
+) -> Result<()> {
+    let sql = "UPDATE images SET checksum = ?, os_hash_algo = ?, os_hash_value = ?, updated_at = ? \
+        WHERE id = ? AND status IN ('active', 'deactivated') AND checksum IS NULL \
+        AND deleted_at IS NULL";
+    let values = params![checksum, algorithm, value, now_us(), id];
+    tx.execute(sql, values).await.map(|_| ())
+}
+
 /// saving or uploading → queued, with nothing left of the data's attributes. Does nothing for
 /// another upload.
 pub async fn abandon_upload(tx: &mut Tx, id: Uuid, upload_id: Uuid) -> Result<()> {

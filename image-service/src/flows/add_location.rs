@@ -14,20 +14,18 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use database::Tx;
-use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use taskflow::{BoxTask, Flow, Retry, Run, Task, TaskError, boxed};
-use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
-use super::receive::Watch;
+use super::hash_image::{Hashes, hash_stream};
 use super::watch::TaskWatch;
 use super::{class, data, fetch_error, image_gone, unknown_store};
 use crate::ImageService;
 use crate::data_source;
 use crate::db::{imports, locations, tasks};
-use crate::hashing::{Algorithm, Hasher};
+use crate::hashing::Algorithm;
 use crate::image::TaskStatus;
 
 /// Pause before the second attempt; it doubles up to a minute.
@@ -179,13 +177,6 @@ impl Task<AddLocation> for Begin {
     }
 }
 
-/// What the data hashes to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hashes {
-    pub checksum: String,
-    pub os_hash_value: String,
-}
-
 struct HashData {
     only_forward: bool,
     retries: u32,
@@ -231,26 +222,8 @@ async fn hash(run: &Run<AddLocation>) -> Result<Hashes, TaskError> {
     let params = &run.params;
     let opened = data_source::open(&run.ctx, &params.url).await;
     let watch = TaskWatch::new(run, params.image_id);
-    let mut data = watch.counted(opened.map_err(fetch_error)?.data);
-    let mut hasher = Hasher::new(params.algorithm());
-    while let Some(piece) = data.next().await {
-        watch.check().await?;
-        let piece = piece.map_err(|error| TaskError::retryable(class::FETCH, error.to_string()))?;
-        let hashed = spawn_blocking(move || {
-            hasher.feed(&piece);
-            hasher
-        });
-        hasher = hashed.await.map_err(died)?;
-    }
-    let (checksum, os_hash_value) = hasher.finish();
-    Ok(Hashes {
-        checksum,
-        os_hash_value,
-    })
-}
-
-fn died(error: tokio::task::JoinError) -> TaskError {
-    TaskError::new(TaskError::PANIC, error.to_string())
+    let data = watch.counted(opened.map_err(fetch_error)?.data);
+    hash_stream(data, params.algorithm(), &watch).await
 }
 
 fn check(run: &Run<AddLocation>, hashes: &Hashes) -> Result<(), TaskError> {

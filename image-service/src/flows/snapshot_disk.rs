@@ -8,7 +8,7 @@
 //! | `FlattenClone` | the image independent of the disk | – |
 //! | `RemoveDiskSnapshot` | the temporary snapshot goes | – |
 //! | `ProtectSnapshot` | `images/<id>@snap`, protected | unprotecting and removing it |
-//! | `Activate` | size, location, saving → active; older backups of the server deleted | – |
+//! | `Activate` | size, location, saving → active; older backups of the server deleted; hashes follow | – |
 
 use async_trait::async_trait;
 use database::Tx;
@@ -18,6 +18,7 @@ use taskflow::{BoxTask, Flow, NewFlow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
 use super::delete::DeleteImage;
+use super::hash_image::{self, HashImage};
 use super::{class, data, gone_is_done, store_error, unknown_store};
 use crate::ImageService;
 use crate::db::{disk_snapshots, images, locations};
@@ -241,12 +242,39 @@ impl Task<SnapshotDiskToImage> for Activate {
         }
         let (store, pool) = target(run)?;
         let location = store.location(pool.url(image_id));
+        let url = location.url.clone();
         locations::replace_all(tx, image_id, &[location]).await?;
+        if run.ctx.options.do_secure_hash {
+            hash_later(run, url, tx).await?;
+        }
         if let Some(rotation) = run.params.rotation {
             rotate(run, rotation, tx).await?;
         }
         Ok(())
     }
+}
+
+/// Nobody waits for the hashes, as where a location is added.
+async fn hash_later(
+    run: &Run<SnapshotDiskToImage>,
+    url: String,
+    tx: &mut Tx,
+) -> Result<(), TaskError> {
+    let image_id = run.params.image_id;
+    let flow = NewFlow::of::<HashImage>(&hash_image::Params { image_id, url })
+        .map_err(|error| TaskError::new("Flow", error.to_string()))?
+        .queue(run.ctx.import_queue())
+        .resource("image", image_id)
+        .request(
+            &run.flow.request_id,
+            &run.flow.project_id,
+            &run.flow.user_id,
+        )
+        .lock_shared(lock_key(image_id));
+    let inserted = flow.insert(tx).await;
+    inserted
+        .map(|_| ())
+        .map_err(|error| TaskError::new("Flow", error.to_string()))
 }
 
 /// Deletes the oldest backups of the same server and type, as `nova backup` does; protected ones

@@ -113,3 +113,33 @@ impl<F: Flow<Context = ImageService>> Watch for TaskWatch<'_, F> {
         Ok(())
     }
 }
+
+/// Watches a transfer that leaves an active image as it is.
+pub struct ImageWatch<'a, F: Flow> {
+    run: &'a Run<F>,
+    image_id: Uuid,
+    pace: Pace,
+}
+
+impl<'a, F: Flow> ImageWatch<'a, F> {
+    pub fn new(run: &'a Run<F>, image_id: Uuid) -> Self {
+        ImageWatch {
+            run,
+            image_id,
+            pace: Pace::new(),
+        }
+    }
+}
+
+impl<F: Flow<Context = ImageService>> Watch for ImageWatch<'_, F> {
+    async fn check(&self) -> Result<(), TaskError> {
+        if self.run.is_lost() {
+            return Err(TaskError::interrupted());
+        }
+        if self.pace.is_due() {
+            let found = images::find(&self.run.ctx.database, self.image_id).await?;
+            found.ok_or_else(|| image_gone(self.image_id))?;
+        }
+        Ok(())
+    }
+}
