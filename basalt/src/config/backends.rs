@@ -188,7 +188,7 @@ mod tests {
             backends[0].volume_backend_name,
             expected.volume_backend_name
         );
-        assert_eq!(store_folders(&config(&[])).unwrap(), [PathBuf::new(); 0]);
+        assert!(store_folders(&config(&[])).unwrap().is_empty());
     }
 
     #[test]
