@@ -29,6 +29,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "Backups support.",
     ),
     (
+        "Capabilities",
+        "capabilities",
+        "2015-08-31T00:00:00+00:00",
+        "Capabilities support.",
+    ),
+    (
         "Cgsnapshots",
         "cgsnapshots",
         "2014-08-18T00:00:00+00:00",
@@ -45,6 +51,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "os-extended-snapshot-attributes",
         "2012-06-19T00:00:00+00:00",
         "Extended SnapshotAttributes support.",
+    ),
+    (
+        "Hosts",
+        "os-hosts",
+        "2011-06-29T00:00:00+00:00",
+        "Admin-only host administration.",
     ),
     (
         "Qos_specs_manage",
