@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use amqp::{Bus, InProcess};
+use amqp::{Bus, InProcess, RabbitMq};
 use axum::Router;
 use database::Database;
 use rest::identity::dev::{self, DevIdentity};
@@ -123,6 +123,10 @@ pub async fn serve(
         dev,
     } = identity::identities(&config, &settings, &secrets, &sockets)?;
     identity::write_clouds_yaml(&settings, &data_dir, &secrets, &sockets)?;
+    let bus: Arc<dyn Bus> = match &settings.rabbit {
+        Some(rabbit) => Arc::new(RabbitMq::new(rabbit.clone())),
+        None => Arc::new(InProcess::new()),
+    };
     let node = Node {
         config,
         settings,
@@ -130,7 +134,7 @@ pub async fn serve(
         stores,
         identity,
         tokens,
-        bus: Arc::new(InProcess::new()),
+        bus,
     };
 
     let outcome = run(&node, sockets, dev, &data_dir, &stop).await;

@@ -8,6 +8,7 @@
 pub mod backends;
 pub mod identity;
 mod ini;
+mod messaging;
 pub mod options;
 pub mod policy;
 pub mod services;

@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use amqp::RabbitOptions;
 use rest::server::ServerOptions;
 
+use super::messaging::rabbit_options;
 use super::{Config, ConfigError};
 
 /// Who answers the question who may do what.
@@ -60,6 +62,8 @@ pub struct Settings {
     /// `None`: `DIR/basalt.sqlite`.
     pub database_url: Option<String>,
     pub nbd: Nbd,
+    /// `None`: the bus inside the process.
+    pub rabbit: Option<RabbitOptions>,
 }
 
 /// Section `[nbd]`.
@@ -81,7 +85,6 @@ pub struct Nbd {
 
 impl Settings {
     pub fn of(config: &Config) -> Result<Self, ConfigError> {
-        check_transport(config)?;
         Ok(Settings {
             debug: config.boolean("DEFAULT", "debug")?,
             host: host(config)?,
@@ -107,6 +110,7 @@ impl Settings {
                 .next(),
             database_url: config.text("database", "connection")?,
             nbd: nbd(config)?,
+            rabbit: rabbit_options(config)?,
         })
     }
 }
@@ -137,18 +141,6 @@ fn host(config: &Config) -> Result<String, ConfigError> {
         return Err(ConfigError::option("DEFAULT", "host", reason));
     }
     Ok(host)
-}
-
-/// Only the bus inside the process is there.
-fn check_transport(config: &Config) -> Result<(), ConfigError> {
-    match config.text("DEFAULT", "transport_url")? {
-        Some(url) if !url.starts_with("fake:") => {
-            let scheme = url.split(':').next().unwrap_or_default();
-            let reason = format!("the message bus {scheme} is not supported, leave the option out");
-            Err(ConfigError::option("DEFAULT", "transport_url", reason))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn auth_strategy(config: &Config) -> Result<AuthStrategy, ConfigError> {
@@ -285,8 +277,8 @@ mod tests {
             ),
             (
                 "OS_DEFAULT__TRANSPORT_URL",
-                "rabbit://u:secret@h/",
-                "option [DEFAULT] transport_url: the message bus rabbit is not supported, leave the option out",
+                "zmq://u:secret@h/",
+                "option [DEFAULT] transport_url: must begin with rabbit://",
             ),
             (
                 "OS_DEV_IDENTITY__USER",
