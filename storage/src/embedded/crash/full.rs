@@ -10,6 +10,32 @@ const WRITE_BLOCKS: u64 = 256;
 const IMAGE_BYTES: u64 = 1 << 30;
 
 impl World {
+    fn begin(&mut self) {
+        self.open().unwrap();
+        let pool = "p".to_owned();
+        self.plan(Box::new(move |_| {
+            Ok(Plan::Change(CatalogueChange::CreatePool { pool }))
+        }))
+        .unwrap();
+    }
+
+    /// Makes a checkpoint.
+    fn save(&mut self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let shard = self.shard.as_mut().unwrap();
+        shard.want_checkpoint(false, Some(reply));
+        self.wait_for(answer)
+    }
+
+    fn discard_large(&mut self, image: u64, places: u64) {
+        let parts = vec![Part::Zero {
+            block: 0,
+            count: places * WRITE_BLOCKS,
+        }];
+        self.ask(|reply| Request::Change(Change::new(image, parts, reply)))
+            .unwrap();
+    }
+
     fn id_of(&self, name: &str) -> u64 {
         let catalogue = &self.shard.as_ref().unwrap().state.catalogue;
         catalogue.id(&spec(name)).unwrap()
@@ -18,9 +44,7 @@ impl World {
     fn create_large(&mut self, name: &str) {
         let image = spec(name);
         self.plan(Box::new(move |catalogue| {
-            catalogue
-                .plan_create(&image, IMAGE_BYTES)
-                .map(Plan::Change)
+            catalogue.plan_create(&image, IMAGE_BYTES).map(Plan::Change)
         }))
         .unwrap();
     }
@@ -91,25 +115,14 @@ impl World {
 
 fn fill_and_free(seed: u64, room_mib: u64, depth: usize) {
     let mut world = World::new(seed, room_mib << 20);
-    world.open().unwrap();
-    world.plan(Box::new(|_| {
-        Ok(Plan::Change(CatalogueChange::CreatePool { pool: "p".into() }))
-    }))
-    .unwrap();
+    world.begin();
     world.create_large("full");
     world.create_large("other");
     let (full, other) = (world.id_of("full"), world.id_of("other"));
     let written = world.fill_up(full, depth);
     assert!(written > room_mib / 2, "{written} of {room_mib} MiB");
     world.assert_large(full, 0..written);
-    let discard = |reply| {
-        let parts = vec![Part::Zero {
-            block: 0,
-            count: 4 * WRITE_BLOCKS,
-        }];
-        Request::Change(Change::new(full, parts, reply))
-    };
-    world.ask(discard).unwrap();
+    world.discard_large(full, 4);
     world.ask(Request::Flush).unwrap();
     let answer = world.write_large(other, 0);
     world.wait_for(answer).unwrap();
@@ -125,10 +138,8 @@ fn fill_and_free(seed: u64, room_mib: u64, depth: usize) {
     world.remove_large("other");
     world.ask(Request::Settle).unwrap();
     world.check();
-    let shard = world.shard.as_mut().unwrap();
-    assert_eq!(shard.state.trees.used, 0);
-    shard.want_checkpoint(true, None);
-    shard.finish().unwrap();
+    assert_eq!(world.shard.as_ref().unwrap().state.trees.used, 0);
+    world.save().unwrap();
 }
 
 #[test]
@@ -137,5 +148,56 @@ fn a_disk_filled_by_large_writes_answers_and_recovers() {
         for seed in 0..4 {
             fill_and_free(seed, 40 + 3 * seed, depth);
         }
+    }
+}
+
+/// The catalogue outgrows its files on a full disk: no checkpoint can be made. All that is
+/// acknowledged stays, through a crash too, and removing leads out of it.
+#[test]
+fn a_catalogue_without_room_for_its_file_stops_nothing() {
+    for seed in 0..4 {
+        let mut world = World::new(seed, 40 << 20);
+        world.begin();
+        world.create_large("full");
+        let full = world.id_of("full");
+        for place in 0..4 {
+            let answer = world.write_large(full, place);
+            world.wait_for(answer).unwrap();
+        }
+        world.disk.platter().room = 0;
+        for number in 0..30 {
+            let set = CatalogueChange::SetMetadata {
+                id: full,
+                key: format!("key{number}"),
+                value: "v".repeat(60 << 10),
+            };
+            world
+                .plan(Box::new(move |_| Ok(Plan::Change(set))))
+                .unwrap();
+        }
+        world.shard.as_mut().unwrap().tick();
+        let saved = world.save();
+        assert!(matches!(saved, Err(Error::OutOfSpace)), "{saved:?}");
+        let written = world.fill_up(full, 2);
+        assert!(written > 4, "{written} MiB");
+        world.ask(Request::Flush).unwrap();
+        world.check();
+        world.shard = None;
+        world.disk.lose_power();
+        world.open().unwrap();
+        world.assert_large(full, 0..written);
+        world.check();
+        for number in 0..30 {
+            let key = format!("key{number}");
+            let remove = CatalogueChange::RemoveMetadata { id: full, key };
+            world
+                .plan(Box::new(move |_| Ok(Plan::Change(remove))))
+                .unwrap();
+        }
+        world.discard_large(full, 4);
+        world.save().unwrap();
+        let answer = world.write_large(full, 1);
+        world.wait_for(answer).unwrap();
+        world.check();
     }
 }
