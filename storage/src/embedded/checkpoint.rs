@@ -6,6 +6,7 @@
 //! checkpoint freed is used again. Until then the one before, and the log after it, are whole.
 
 use std::collections::BTreeSet;
+use std::io;
 
 use bytes::BytesMut;
 
@@ -19,6 +20,7 @@ use super::request::Reply;
 use super::shard::{Shard, Tag, place};
 use super::space::{MapUnit, Open};
 use super::tree::Trees;
+use crate::Error;
 
 /// Units that batches take between two checkpoints: 512 MiB, or a share of what is free.
 const MOST_LOG_UNITS: u64 = 128 << 10;
@@ -62,6 +64,8 @@ pub(super) struct Checkpoint {
     pub(super) wanted: bool,
     /// The next one is the last: the store closes.
     pub(super) closing: bool,
+    /// There is no room for the file of the next one. Nothing is lost: the log goes on.
+    pub(super) cannot_grow: bool,
     job: Option<Job>,
     open: Open,
     replies: Vec<Reply<()>>,
@@ -149,7 +153,8 @@ fn save_pages(
 
 impl Shard {
     pub(super) fn begin_checkpoint_if_wanted(&mut self) {
-        if self.checkpoint.is_running() || self.stopped.is_some() {
+        let checkpoint = &self.checkpoint;
+        if checkpoint.is_running() || checkpoint.cannot_grow || self.stopped.is_some() {
             return;
         }
         let space = &self.state.trees.space;
@@ -167,6 +172,7 @@ impl Shard {
     }
 
     pub(super) fn tick_checkpoint(&mut self) {
+        self.checkpoint.cannot_grow = false;
         self.checkpoint.ticks += 1;
         let rests = self.checkpoint.seen_sequence == self.log.sequence;
         self.checkpoint.seen_sequence = self.log.sequence;
@@ -177,6 +183,7 @@ impl Shard {
 
     /// Answers when all that has taken effect is in a checkpoint.
     pub(crate) fn want_checkpoint(&mut self, closing: bool, reply: Option<Reply<()>>) {
+        self.checkpoint.cannot_grow = false;
         self.checkpoint.wanted = true;
         self.checkpoint.closing |= closing;
         self.checkpoint.replies.extend(reply);
@@ -316,7 +323,7 @@ impl Shard {
             files: BTreeSet::new(),
             superblock: Superblock {
                 fsid: self.fsid,
-                checkpoint: 0,
+                checkpoint: self.checkpoint.number + 1,
                 epoch: 0,
                 log_start: 0,
                 sequence: 0,
@@ -330,6 +337,37 @@ impl Shard {
         });
         let file = FileId::Checkpoint(slot);
         self.order(Tag::Checkpoint, file, 0, Action::Grow(length));
+    }
+
+    /// Takes the error, if it was one of a full disk and of no consequence to what is saved.
+    pub(super) fn refuse_state_file(&mut self, error: &io::Error) -> bool {
+        let full = matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        );
+        let Some(job) = self
+            .checkpoint
+            .job
+            .take_if(|job| job.stage == Stage::Growing)
+        else {
+            return false;
+        };
+        if !full {
+            return false;
+        }
+        tracing::warn!(%error, "there is no room for the file of a checkpoint");
+        let slot = job.superblock.slot();
+        let length = self.disk.length(FileId::Checkpoint(slot)).unwrap_or(0);
+        if let Some(known) = self.checkpoint.file_bytes.get_mut(usize::from(slot)) {
+            *known = length;
+        }
+        self.checkpoint.cannot_grow = true;
+        self.checkpoint.wanted = false;
+        for reply in self.checkpoint.take_replies() {
+            self.answer(Some(reply), Err(Error::OutOfSpace));
+        }
+        self.again = true;
+        true
     }
 
     pub(super) fn finish_checkpoint_io(&mut self) {

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod full;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 

@@ -111,6 +111,7 @@ impl Shard {
             .waits_since
             .map_or(0, |since| self.checkpoint.number - since);
         let hope = waited < CHECKPOINTS_TO_WAIT
+            && !self.checkpoint.cannot_grow
             && (self.state.trees.space.freed() > 0
                 || !self.log.headers.is_empty()
                 || !self.to_release.is_empty()

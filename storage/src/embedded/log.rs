@@ -517,6 +517,7 @@ impl Shard {
         for (unit, data) in &filling.data {
             let units = *unit..unit + (data.len() / UNIT_BYTES) as u64;
             units.for_each(|unit| self.state.trees.space.set_aside(unit));
+            self.checkpoint.due = true;
         }
         for finished in filling.finished {
             self.promised -= finished.promised;
@@ -568,6 +569,8 @@ impl Shard {
             };
             let headers = batch.header..batch.header + batch.header_units;
             self.log.headers.extend(headers);
+            // A checkpoint that began while it was written does not know it.
+            self.checkpoint.due = true;
             self.finish_changes(batch.finished);
         }
     }

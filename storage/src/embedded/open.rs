@@ -198,8 +198,11 @@ impl Shared {
         let saved = self.act(|shard| {
             shard.check_running()?;
             shard.finish()?;
-            shard.want_checkpoint(true, None);
-            shard.finish()
+            let (reply, mut answer) = oneshot::channel();
+            shard.want_checkpoint(true, Some(reply));
+            shard.finish()?;
+            shard.take_answers().into_iter().for_each(Answer::send);
+            answer.try_recv().unwrap_or(Ok(()))
         });
         self.shut("it is closed");
         saved

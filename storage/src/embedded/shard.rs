@@ -272,6 +272,7 @@ impl Shard {
             Tag::Page(unit) => self.finish_load(unit, done),
             Tag::Grow => self.finish_growing(done.result),
             tag => match done.result {
+                Err(error) if tag == Tag::Checkpoint && self.refuse_state_file(&error) => {}
                 Err(error) => self.fail(&format!("{}: {error}", what_failed(tag))),
                 Ok(()) if self.stopped.is_some() => {}
                 Ok(()) => match tag {

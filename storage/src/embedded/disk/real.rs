@@ -17,7 +17,8 @@ use super::uring::Ring;
 use super::{Action, Disk, Done, FileId, Io};
 use crate::embedded::buffer::aligned;
 
-/// File system space that is never used up: for the database and whatever else lives there.
+/// File system space that chunk files never use up: for checkpoint files, the database and
+/// whatever else lives there.
 const KEPT_FREE_BYTES: u64 = 64 << 20;
 /// Zeroes are written in pieces of this size.
 const ZERO_BYTES: usize = 1 << 20;
@@ -116,7 +117,12 @@ impl RealDisk {
         let (answers, folder) = (Arc::clone(&self.answers), self.folder.clone());
         self.elsewhere += 1;
         let work = move || {
-            let result = grow(&file, to).and_then(|()| {
+            let kept_bytes = match id {
+                FileId::Chunk(_) => KEPT_FREE_BYTES,
+                // What gives space back needs these.
+                FileId::Checkpoint(_) | FileId::Superblock => 0,
+            };
+            let result = grow(&file, to, kept_bytes).and_then(|()| {
                 let parent = folder.join(id.name());
                 let parent = parent.parent().unwrap_or(&folder);
                 File::open(parent)?.sync_all()
@@ -146,13 +152,13 @@ fn failed(tag: u64, error: io::Error) -> Done {
 
 /// Space first, so that a full disk shows before anything changes; then zeroes, so that later
 /// writes convert no extents.
-fn grow(file: &File, to: u64) -> io::Result<()> {
+fn grow(file: &File, to: u64, kept_bytes: u64) -> io::Result<()> {
     let from = file.metadata()?.len();
     if to <= from {
         return Ok(());
     }
     let room = rustix::fs::fstatvfs(file)?;
-    if room.f_bavail.saturating_mul(room.f_frsize) < to - from + KEPT_FREE_BYTES {
+    if room.f_bavail.saturating_mul(room.f_frsize) < to - from + kept_bytes {
         return Err(io::ErrorKind::StorageFull.into());
     }
     match fallocate(file, FallocateFlags::KEEP_SIZE, from, to - from) {
