@@ -45,8 +45,10 @@ async fn image_id(service: &ImageService, id: &str) -> Result<(Uuid, Status)> {
 
 pub async fn list(State(service): Service, context: RequestContext) -> Result<Json<Value>> {
     let cache = cache_for(&service, &context, "cache_list")?;
+    // In this order: a copy that ends meanwhile is in both, never in neither.
+    let mut queued = cache.queued().await.map_err(failed)?;
     let cached = cache.cached().await.map_err(failed)?;
-    let queued = cache.queued().await.map_err(failed)?;
+    queued.retain(|id| cached.iter().all(|copy| copy.image_id != *id));
     let view = |copy: CachedImage| CachedImageView::from(copy);
     let cached: Vec<CachedImageView> = cached.into_iter().map(view).collect();
     Ok(Json(
