@@ -115,6 +115,8 @@ pub struct Notification {
     pub payload: Value,
     #[serde(default)]
     pub context: RequestContext,
+    /// When it happened, in microseconds since the epoch.
+    pub at_us: i64,
 }
 
 impl Notification {
@@ -131,6 +133,7 @@ impl Notification {
             priority: Priority::Info,
             payload,
             context: RequestContext::default(),
+            at_us: database::now_us(),
         }
     }
 
