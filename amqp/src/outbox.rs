@@ -14,6 +14,8 @@ use crate::Notification;
 pub struct Outbox {
     /// Rung when something was put in; none: nobody wants notifications.
     bell: Option<Arc<Notify>>,
+    /// `control_exchange` of whoever puts notifications in.
+    exchange: Option<Arc<str>>,
 }
 
 impl Outbox {
@@ -26,6 +28,15 @@ impl Outbox {
     pub fn open() -> Self {
         Outbox {
             bell: Some(Arc::default()),
+            exchange: None,
+        }
+    }
+
+    /// The same outbox, for a service with this `control_exchange`.
+    pub fn of_exchange(&self, exchange: &str) -> Self {
+        Outbox {
+            bell: self.bell.clone(),
+            exchange: Some(exchange.into()),
         }
     }
 
@@ -39,7 +50,11 @@ impl Outbox {
         let Some(bell) = &self.bell else {
             return Ok(());
         };
-        let body = serde_json::to_string(notification)
+        let mut notification = notification.clone();
+        if let Some(exchange) = &self.exchange {
+            notification = notification.with_exchange(exchange.as_ref());
+        }
+        let body = serde_json::to_string(&notification)
             .map_err(|error| Error::Other(format!("a notification: {error}")))?;
         let sql = "INSERT INTO notifications (id, position, body) VALUES (?, ?, ?)";
         let values = params![notification.message_id.as_str(), position(), body];

@@ -36,6 +36,7 @@ mod image;
 mod imports;
 mod location;
 mod metadef;
+mod notices;
 mod options;
 pub mod policy;
 mod quota;
@@ -56,6 +57,7 @@ pub use flows::snapshot_disk::SnapshotDiskToImage;
 pub use flows::stage::StageImage;
 pub use flows::upload::UploadImage;
 pub use metadef::load::{Loaded, load_folder as load_metadefs};
+pub use notices::Notices;
 pub use options::{ImportFilter, Options, StoreKind, StoreOptions};
 pub use quota::Limits;
 
@@ -80,6 +82,8 @@ pub struct ImageService {
     /// Copies of images on this node, if there shall be some.
     pub(crate) cache: Option<ImageCache>,
     pub(crate) grants: Grants,
+    /// Told of what happens.
+    pub(crate) notices: Notices,
     /// Where tokens come from, once the API is served.
     pub(crate) identity_url: OnceLock<String>,
 }
@@ -91,6 +95,7 @@ impl ImageService {
         database: Database,
         store: Arc<dyn ImageStore>,
         options: Options,
+        notices: Notices,
     ) -> Result<Arc<Self>> {
         metadef::load::standard_set(&database).await?;
         let cache = open_cache(&options)?;
@@ -108,6 +113,7 @@ impl ImageService {
             uploads: Uploads::default(),
             cache,
             grants: Grants::default(),
+            notices,
             identity_url: OnceLock::new(),
         }))
     }
@@ -129,7 +135,7 @@ impl ImageService {
     pub fn workers(self: &Arc<Self>) -> Vec<Worker<ImageService>> {
         let host = &self.options.host;
         let worker = |owner: String, queue: String| {
-            Worker::builder(self.database.clone(), self.clone(), owner, [queue])
+            let builder = Worker::builder(self.database.clone(), self.clone(), owner, [queue])
                 .flow::<UploadImage>()
                 .flow::<DeleteImage>()
                 .flow::<SnapshotDiskToImage>()
@@ -139,7 +145,11 @@ impl ImageService {
                 .flow::<ImportImage>()
                 .flow::<AddLocation>()
                 .flow::<RemoveFromStore>()
-                .doorbell(self.doorbell.clone())
+                .doorbell(self.doorbell.clone());
+            match self.notices.is_wanted() {
+                true => builder.witness(Arc::new(self.notices.clone())),
+                false => builder,
+            }
         };
         let uploads = worker(format!("image-upload:{host}"), self.upload_queue())
             .concurrency(self.options.max_concurrent_uploads)

@@ -25,6 +25,7 @@ pub mod images;
 pub mod inventory;
 pub mod logs;
 pub mod manager;
+pub mod notices;
 pub mod options;
 pub mod scheduler;
 
@@ -59,6 +60,8 @@ pub struct VolumeService {
     pub managers: Arc<dyn inventory::Managers>,
     pub doorbell: Arc<dyn Doorbell>,
     pub logs: Arc<dyn logs::LogLevels>,
+    /// Told of what the API does.
+    pub notices: notices::Notices,
 }
 
 impl VolumeService {
@@ -78,6 +81,7 @@ impl VolumeService {
             managers: Arc::new(inventory::NoManagers),
             doorbell,
             logs: Arc::new(logs::NoLog),
+            notices: notices::Notices::default(),
         }
     }
 

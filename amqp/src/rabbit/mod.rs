@@ -180,7 +180,10 @@ impl Bus for RabbitMq {
         for topic in &options.notification_topics {
             let key = format!("{topic}.{}", routing(notification.priority));
             let letter = Letter {
-                route: Route::Notification(&key),
+                route: Route::Notification {
+                    exchange: notification.exchange.as_deref(),
+                    queue: &key,
+                },
                 body: &body,
                 mandatory: false,
                 expires: None,

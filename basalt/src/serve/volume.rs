@@ -13,6 +13,7 @@ use volume_service::compute::{self, Compute};
 use volume_service::connection::Connection;
 use volume_service::images;
 use volume_service::manager::Manager;
+use volume_service::notices::Notices;
 use volume_service::scheduler::Scheduler;
 
 use super::listen::Bound;
@@ -49,6 +50,7 @@ pub async fn start(
     let doorbell = Arc::new(bells::BusDoorbell::new(Arc::clone(&bus)));
     let mut service = VolumeService::new(node.database.clone(), options, images, doorbell);
     service.compute = compute;
+    service.notices = manager.notices.clone();
     service.managers = Arc::new(bells::BusManagers::new(Arc::clone(&bus)));
     let service = Arc::new(service.with_logs(logging::levels()));
     let watching = look_after(node, &service.policy, stop)?;
@@ -130,6 +132,8 @@ fn manager(
         backend.connection.get_or_insert_with(|| connection.clone());
         (backend.name.clone(), backend)
     });
+    let exchange = &node.settings.notifications.volume_exchange;
+    let notices = Notices::new(node.outbox.of_exchange(exchange), &options.host);
     Ok(Manager {
         database: node.database.clone(),
         host: options.host.clone(),
@@ -140,6 +144,7 @@ fn manager(
         backups: services::backup_target(&node.config, &node.stores.node)?,
         images,
         compute,
+        notices,
     })
 }
 

@@ -241,11 +241,7 @@ struct Scribe {
 
 #[async_trait::async_trait]
 impl crate::Witness for Scribe {
-    async fn began(
-        &self,
-        flow: &crate::FlowInfo,
-        tx: &mut database::Tx,
-    ) -> database::Result<()> {
+    async fn began(&self, flow: &crate::FlowInfo, tx: &mut database::Tx) -> database::Result<()> {
         self.write(flow, "began", tx).await
     }
 

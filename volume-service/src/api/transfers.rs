@@ -167,7 +167,8 @@ async fn make(call: Call, body: JsonBody, knows_snapshots: bool) -> Answer<Creat
     let no_snapshots = object.boolean("no_snapshots")?.unwrap_or(false);
     let volume = volumes::get(&call.service, &call.context, volume_id).await?;
     call.enforce("volume:create_transfer", &volume.project_id)?;
-    let (transfer, key) = domain::create(&call.service, &volume, name, no_snapshots).await?;
+    let (transfer, key) =
+        domain::create(&call.service, &call.context, &volume, name, no_snapshots).await?;
     let transfer = TransferView::new(&call, transfer, Some(key));
     Ok((StatusCode::ACCEPTED, Json(One { transfer })))
 }
@@ -196,6 +197,6 @@ async fn accept(
 async fn delete(call: Call, Path(id): Path<String>) -> Answer<StatusCode> {
     let transfer = domain::get(&call.service, &call.context, &id).await?;
     call.enforce("volume:delete_transfer", &transfer.source_project_id)?;
-    domain::delete(&call.service, &transfer).await?;
+    domain::delete(&call.service, &call.context, &transfer).await?;
     Ok(StatusCode::ACCEPTED)
 }

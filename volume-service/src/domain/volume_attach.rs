@@ -96,7 +96,12 @@ pub async fn roll_detaching(service: &VolumeService, volume_id: Uuid) -> Result<
 }
 
 /// Makes an attachment at once: volume `in-use`.
-pub async fn attach(service: &VolumeService, volume: &Volume, attach: Attach) -> Result<()> {
+pub async fn attach(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume: &Volume,
+    attach: Attach,
+) -> Result<()> {
     if volume.status == status::MAINTENANCE {
         return Err(Error::invalid_volume(
             "The volume cannot be attached in maintenance mode.",
@@ -112,6 +117,10 @@ pub async fn attach(service: &VolumeService, volume: &Volume, attach: Attach) ->
             attach.mode, volume.id
         )));
     }
+    let notices = &service.notices;
+    notices
+        .volume(&mut tx, volume.id, "attach.start", context)
+        .await?;
     let known = attachments::of_volume(&mut tx, volume.id).await?;
     let host = attach.host_name.as_deref().map(sanitized);
     let again = known.iter().any(|one| match attach.instance_id {
@@ -152,6 +161,9 @@ pub async fn attach(service: &VolumeService, volume: &Volume, attach: Attach) ->
         };
         attachments::insert(&mut tx, &attachment).await?;
     }
+    notices
+        .volume(&mut tx, volume.id, "attach.end", context)
+        .await?;
     Ok(tx.commit().await?)
 }
 
@@ -181,6 +193,10 @@ pub async fn detach(
         ));
     }
     let mut tx = service.database.begin().await?;
+    let notices = &service.notices;
+    notices
+        .volume(&mut tx, volume.id, "detach.start", context)
+        .await?;
     let all = attachments::of_volume(&mut tx, volume.id).await?;
     let meant = match (attachment_id, all.as_slice()) {
         (None, [_, _, ..]) => {
@@ -199,6 +215,9 @@ pub async fn detach(
         exports::delete_unattached(&mut tx, volume.id, None).await?;
     }
     settle(&mut tx, volume.id).await?;
+    notices
+        .volume(&mut tx, volume.id, "detach.end", context)
+        .await?;
     Ok(tx.commit().await?)
 }
 

@@ -28,6 +28,7 @@ use crate::compute::Compute;
 use crate::db::{backups, group_snapshots, groups, snapshots, status, volumes};
 use crate::images;
 use crate::manager::{Backend, BackupTarget, Manager, snapshot_name, volume_image_name};
+use crate::notices::Notices;
 
 pub(crate) const HOST: &str = "host@memory#volumes";
 const BLOCK_BYTES: u64 = 4096;
@@ -184,6 +185,7 @@ impl World {
             images: images::Client::new(&images.endpoint, &Tls::default(), Arc::new(StaticToken))
                 .unwrap(),
             compute: Compute::Absent,
+            notices: Notices::default(),
         };
         configure(&mut manager);
         manager.prepare().await.unwrap();
