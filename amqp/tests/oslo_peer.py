@@ -16,7 +16,9 @@ ALLOWED = ["cinder.exception", "builtins", "oslo_messaging.rpc.dispatcher"]
 
 
 def say(value) -> None:
-    print(json.dumps(value), flush=True)
+    # In one piece: listeners run in threads.
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
 
 
 def configuration(exchange: str = "openstack") -> cfg.ConfigOpts:
@@ -75,6 +77,8 @@ def server(url: str, topic: str, name: str) -> None:
 class Listener:
     def info(self, context, publisher_id, event_type, payload, metadata):
         say([publisher_id, event_type, payload, metadata["message_id"]])
+
+    error = info
 
 
 def listener(url: str, exchange: str) -> None:

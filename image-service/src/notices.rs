@@ -101,6 +101,33 @@ impl Notices {
         self.image(tx, id, "image.activate", by).await
     }
 
+    /// `image.send`: a client has had the data, or a part of it (`is_complete` false).
+    pub(crate) async fn sent(
+        &self,
+        tx: &mut Tx,
+        image: &Image,
+        sent_bytes: u64,
+        is_complete: bool,
+        by: impl Into<By>,
+    ) -> Result<()> {
+        let by = by.into();
+        let payload = json!({
+            "bytes_sent": sent_bytes,
+            "image_id": image.id,
+            "owner_id": image.owner,
+            "receiver_tenant_id": by.0.project_id,
+            "receiver_user_id": by.0.user_id,
+        });
+        let priority = match is_complete {
+            true => Priority::Info,
+            false => Priority::Error,
+        };
+        let notification = self.new_one("image.send", payload, by);
+        self.outbox
+            .put(tx, &notification.with_priority(priority))
+            .await
+    }
+
     /// `image.member.<event>`
     pub(crate) async fn member(
         &self,

@@ -24,7 +24,10 @@ pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Resul
     let options = services::image_options(&node.config)?;
     let exchange = &node.settings.notifications.image_exchange;
     let publisher = node.config.text("image_api", "default_publisher_id")?;
-    let notices = Notices::new(node.outbox.of_exchange(exchange), &publisher.unwrap_or_default());
+    let notices = Notices::new(
+        node.outbox.of_exchange(exchange),
+        &publisher.unwrap_or_default(),
+    );
     let (database, store) = (node.database.clone(), node.stores.node.clone());
     let service = ImageService::new(database, store, options, notices).await;
     let service = service.map_err(|error| Error::Start(format!("image service: {error}")))?;

@@ -14,7 +14,7 @@ use super::data::protect;
 use crate::db::{images, locations, tasks};
 use crate::image::{Image, Status, TaskStatus, Visibility};
 use crate::stores::{Pool, store_of};
-use crate::{ImageService, ImportFilter, Options, StoreKind, StoreNotices};
+use crate::{ImageService, ImportFilter, Notices, Options, StoreKind, StoreOptions};
 
 pub struct World {
     pub service: Arc<ImageService>,
