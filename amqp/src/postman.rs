@@ -34,7 +34,7 @@ impl Carrier {
             Carrier::Bus(bus) => bus.notify(notification).await,
             Carrier::Log => {
                 tracing::info!(
-                    target: "oslo.messaging.notification",
+                    target: "notification",
                     event_type = notification.event_type,
                     publisher_id = notification.publisher_id,
                     priority = ?notification.priority,

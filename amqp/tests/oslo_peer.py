@@ -1,6 +1,6 @@
 """A peer on oslo.messaging: calls Basalt, answers it, or listens to its notifications.
 
-usage: oslo_peer.py TRANSPORT_URL client TOPIC SERVER | server TOPIC SERVER | listener EXCHANGE
+usage: oslo_peer.py TRANSPORT_URL client TOPIC SERVER | server TOPIC SERVER | listener EXCHANGE...
 
 Prints one line of JSON for each thing that it did or saw.
 """
@@ -81,10 +81,12 @@ class Listener:
     error = info
 
 
-def listener(url: str, exchange: str) -> None:
-    transport = oslo_messaging.get_notification_transport(configuration(exchange), url=url)
-    targets = [oslo_messaging.Target(topic="notifications", exchange=exchange)]
+def listener(url: str, *exchanges: str) -> None:
+    transport = oslo_messaging.get_notification_transport(configuration(exchanges[0]), url=url)
+    targets = [oslo_messaging.Target(topic="notifications", exchange=exchange) for exchange in exchanges]
     running = oslo_messaging.get_notification_listener(transport, targets, [Listener()], executor="threading")
+    # One thread: in the order in which they come.
+    transport.conf.set_override("executor_thread_pool_size", 1)
     running.start()
     running.wait()
 
