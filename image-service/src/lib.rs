@@ -58,6 +58,7 @@ pub use flows::upload::UploadImage;
 pub use metadef::load::{Loaded, load_folder as load_metadefs};
 pub use options::{ImportFilter, Options, StoreKind, StoreOptions};
 pub use quota::Limits;
+pub use stores::Engines;
 
 use cache::ImageCache;
 use remote_image::Grants;
@@ -70,6 +71,7 @@ const CONCURRENT_IMPORTS: usize = 8;
 /// The service: what handlers and flows work with.
 pub struct ImageService {
     pub(crate) database: Database,
+    /// Of the default store.
     pub(crate) store: Arc<dyn ImageStore>,
     pub(crate) stores: Stores,
     pub(crate) options: Options,
@@ -89,18 +91,19 @@ impl ImageService {
     /// Errors: options that contradict each other.
     pub async fn new(
         database: Database,
-        store: Arc<dyn ImageStore>,
+        engines: impl Into<Engines>,
         options: Options,
     ) -> Result<Arc<Self>> {
+        let engines = engines.into();
         metadef::load::standard_set(&database).await?;
         let cache = open_cache(&options)?;
-        let stores = Stores::new(&store, &options)?;
+        let stores = Stores::new(&engines, &options)?;
         for pool in stores.pools() {
             pool.engine.ensure_pool(&pool.name).await?;
         }
         Ok(Arc::new(ImageService {
             database,
-            store,
+            store: engines.default,
             stores,
             options,
             policy: policy::default_policy(),

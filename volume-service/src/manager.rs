@@ -212,7 +212,7 @@ impl Manager {
         for backend in self.backends.values() {
             let pool_name = self.pool_name(backend);
             let allocated_gib = volumes::allocated_gib(&self.database, &pool_name).await?;
-            let capacity = backend.store.capacity().await;
+            let capacity = backend.store.capacity(&backend.pool).await;
             if let Err(error) = &capacity {
                 tracing::warn!(backend = %backend.name, %error, "the backend is down");
             }
@@ -336,7 +336,10 @@ fn capabilities(backend: &Backend, capacity: Option<Capacity>, allocated_gib: u6
         pool_name: backend.pool.clone(),
         vendor_name: "Basalt".to_owned(),
         driver_version: env!("CARGO_PKG_VERSION").to_owned(),
-        storage_protocol: "nbd".to_owned(),
+        storage_protocol: match &backend.connection {
+            Some(Connection::Rbd { .. }) => "ceph".to_owned(),
+            _ => "nbd".to_owned(),
+        },
         total_capacity_gb: gib(total_bytes),
         free_capacity_gb: gib(free_bytes),
         allocated_capacity_gb: allocated_gb,

@@ -22,7 +22,8 @@ pub struct Images {
 /// Starts the service; `stop` ends its server.
 pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Result<Images> {
     let options = services::image_options(&node.config)?;
-    let service = ImageService::new(node.database.clone(), node.stores.node.clone(), options).await;
+    let engines = services::image_engines(&node.config, &node.stores)?;
+    let service = ImageService::new(node.database.clone(), engines, options).await;
     let service = service.map_err(|error| Error::Start(format!("image service: {error}")))?;
     let watching = look_after(node, &service.policy, stop)?;
     let stop_workers = CancellationToken::new();

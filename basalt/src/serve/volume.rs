@@ -137,7 +137,7 @@ fn manager(
         availability_zone: options.storage_availability_zone.clone(),
         options,
         backends: backends.collect::<BTreeMap<_, _>>(),
-        backups: services::backup_target(&node.config, &node.stores.node)?,
+        backups: services::backup_target(&node.config, &node.stores)?,
         images,
         compute,
     })
