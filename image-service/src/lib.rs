@@ -14,6 +14,7 @@
 //! deleted, and its space comes back. Both are done by the flows, taken up at the next start.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use database::Database;
@@ -67,6 +68,9 @@ use uploads::Uploads;
 
 /// Imports that run at the same time; further ones wait.
 const CONCURRENT_IMPORTS: usize = 8;
+
+/// How often what is in the pools' trash is looked at.
+const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The service: what handlers and flows work with.
 pub struct ImageService {
@@ -157,6 +161,23 @@ impl ImageService {
             imports.build(),
             cache.build(),
         ]
+    }
+
+    /// Gives back what clones kept in the pools' trash when they lived, once a minute, until
+    /// `shutdown` resolves.
+    pub async fn purge_until(&self, shutdown: impl Future<Output = ()> + Send) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                () = tokio::time::sleep(PURGE_INTERVAL) => {}
+            }
+            for pool in self.stores.pools() {
+                if let Err(error) = pool.engine.purge(&pool.name).await {
+                    tracing::warn!(pool = pool.name, %error, "the pool is purged later");
+                }
+            }
+        }
     }
 
     /// Only the process that has the request can store its data.

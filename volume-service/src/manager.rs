@@ -44,6 +44,8 @@ pub struct Backend {
     pub filter_function: Option<String>,
     /// How well it suits a volume, 0 to 100, as an expression.
     pub goodness_function: Option<String>,
+    /// `deferred_deletion_purge_interval`: between two looks for what was left in the pool.
+    pub sweep_interval: Duration,
     /// How clients reach the images; `None`: nobody can attach them.
     pub connection: Option<Connection>,
 }
@@ -91,6 +93,7 @@ impl Backend {
             availability_zone: None,
             filter_function: None,
             goodness_function: None,
+            sweep_interval: Duration::from_secs(60),
             connection: None,
         }
     }
@@ -203,6 +206,26 @@ impl Manager {
                 () = &mut shutdown => return,
                 () = tokio::time::sleep(REPORT_INTERVAL) => {}
             }
+        }
+    }
+
+    /// Sweeps every pool as often as its back-end says, until `shutdown` resolves.
+    pub async fn sweep_until(&self, shutdown: impl Future<Output = ()> + Send) {
+        let sweeps = self.backends.values().map(|backend| async move {
+            loop {
+                tokio::time::sleep(backend.sweep_interval).await;
+                match flows::removal::sweep(backend.store.as_ref(), &backend.pool).await {
+                    Ok(gone) if gone.is_empty() => {}
+                    Ok(gone) => tracing::info!(backend = %backend.name, ?gone, "swept"),
+                    Err(error) => {
+                        tracing::warn!(backend = %backend.name, %error, "the sweep will go on later");
+                    }
+                }
+            }
+        });
+        tokio::select! {
+            () = shutdown => {}
+            _ = futures_util::future::join_all(sweeps) => {}
         }
     }
 

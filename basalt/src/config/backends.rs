@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use storage::ImageStore;
 use storage::ceph::{CephOptions, CephStore};
@@ -143,6 +144,9 @@ fn volume_backend(config: &Config, name: &str, stores: &Stores) -> Result<Backen
         availability_zone: config.text(name, "backend_availability_zone")?,
         filter_function: function(config, name, "filter_function")?,
         goodness_function: function(config, name, "goodness_function")?,
+        sweep_interval: Duration::from_secs(
+            config.integer(name, "deferred_deletion_purge_interval")?,
+        ),
         connection,
     })
 }
@@ -152,7 +156,11 @@ fn place(config: &Config, name: &str, stores: &Stores) -> Result<Place, ConfigEr
     if let Some(reach) = ceph::of_backend(config, name)? {
         let option = "rbd_store_chunk_size";
         let object_mib: u64 = config.integer(name, option)?;
-        let store = stores.cluster_store(&reach, (name, option), object_mib)?;
+        let mut store = stores.cluster_store(&reach, (name, option), object_mib)?;
+        if config.boolean(name, "enable_deferred_deletion")? {
+            let delay_s = config.integer(name, "deferred_deletion_delay")?;
+            store = store.deferring_deletion(Duration::from_secs(delay_s));
+        }
         let connection = rbd_connection(config, name, stores.cluster(&reach)?)?;
         return Ok((Arc::new(store), Some(connection)));
     }

@@ -116,8 +116,11 @@ fn with_user(user: Option<String>) -> CephOptions {
     }
 }
 
-fn timeout(config: &Config, section: &str) -> Result<Option<Duration>, ConfigError> {
+/// Cinder: below 1 is the default.
+fn timeout(config: &Config, section: &str) -> Result<Duration, ConfigError> {
     let seconds: i64 = config.integer(section, "rados_connect_timeout")?;
-    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
-    Ok(seconds.map(Duration::from_secs))
+    Ok(match u64::try_from(seconds) {
+        Ok(seconds) if seconds > 0 => Duration::from_secs(seconds),
+        _ => CephOptions::default().connect_timeout,
+    })
 }

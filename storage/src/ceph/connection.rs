@@ -73,7 +73,9 @@ impl Client {
         }
         tracing::warn!("connecting to the Ceph cluster again");
         let connection = connect(&self.options, &self.blocking).await?;
-        *current = Some(Arc::clone(&connection));
+        let lost = current.replace(Arc::clone(&connection));
+        // Shutting a client down blocks.
+        self.blocking.detach(move || drop(lost));
         Ok(connection)
     }
 

@@ -54,8 +54,8 @@ pub struct CephOptions {
     pub user: String,
     /// `rbd_ceph_conf`; `None`: where Ceph looks by itself, `/etc/ceph/<cluster>.conf` first.
     pub conf: Option<PathBuf>,
-    /// `rados_connect_timeout`; `None`: Ceph's own, five minutes.
-    pub connect_timeout: Option<Duration>,
+    /// `rados_connect_timeout`
+    pub connect_timeout: Duration,
     /// The longest that a single request to a monitor or OSD may take.
     pub op_timeout: Duration,
     /// Calls of librbd at once; more wait.
@@ -72,7 +72,7 @@ impl Default for CephOptions {
             cluster_name: "ceph".into(),
             user: "admin".into(),
             conf: None,
-            connect_timeout: None,
+            connect_timeout: Duration::from_secs(60),
             op_timeout: Duration::from_secs(30),
             threads: 24,
             concurrent_flattens: 3,
@@ -84,8 +84,7 @@ impl Default for CephOptions {
 impl CephOptions {
     /// The longest that a connect may take.
     fn connect_limit(&self) -> Duration {
-        let ceph = Duration::from_secs(300);
-        self.connect_timeout.unwrap_or(ceph) + Duration::from_secs(10)
+        self.connect_timeout + Duration::from_secs(10)
     }
 
     /// The longest that a call of a few requests may take: librados' own limit comes first.
@@ -95,16 +94,14 @@ impl CephOptions {
 
     fn client_options(&self) -> Vec<(&'static str, String)> {
         let op_timeout = self.op_timeout.as_secs().max(1).to_string();
-        let mut options = vec![
+        let connect_timeout = self.connect_timeout.as_secs().max(1).to_string();
+        vec![
             // Written data is on the cluster: nothing is lost with the process, and a request
             // that ended too late is not one of a cache.
             ("rbd_cache", "false".to_owned()),
             ("rados_osd_op_timeout", op_timeout.clone()),
             ("rados_mon_op_timeout", op_timeout),
-        ];
-        if let Some(timeout) = self.connect_timeout {
-            options.push(("client_mount_timeout", timeout.as_secs().max(1).to_string()));
-        }
-        options
+            ("client_mount_timeout", connect_timeout),
+        ]
     }
 }

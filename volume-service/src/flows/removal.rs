@@ -10,6 +10,7 @@ use taskflow::TaskError;
 
 use super::create_from_volume::CLONE_SUFFIX;
 use super::steps::{flatten_children, remove_image, remove_snapshot, store_failure};
+use crate::manager::volume_id_of_image;
 
 /// How a volume is named that is deleted while clones hang on it.
 const DELETED_SUFFIX: &str = ".deleted";
@@ -71,19 +72,57 @@ pub(super) async fn remove_or_keep(
         Err(error) => return Err(store_failure(error)),
     }
     // The last clone may have gone meanwhile, and not have found what it hung on.
-    let snapshots = match store.info(&kept).await {
+    remove_unless_needed(store, &kept).await
+}
+
+/// Removes an image that was kept for clones, unless there still are some. True: it is gone.
+async fn remove_unless_needed(store: &dyn ImageStore, kept: &ImageSpec) -> Result<bool, TaskError> {
+    let snapshots = match store.info(kept).await {
         Ok(info) => info.snapshots,
         Err(Error::NotFound(_)) => return Ok(true),
         Err(error) => return Err(store_failure(error)),
     };
+    let mut needed = false;
     for SnapshotInfo { name, .. } in snapshots {
-        if keeps(store, &kept.at(&name)).await? {
-            return Ok(false);
+        let snapshot = kept.at(name);
+        match store.children(&snapshot).await {
+            Ok(children) if children.is_empty() => remove_snapshot(store, &snapshot).await?,
+            Ok(_) => needed = true,
+            Err(Error::NotFound(_)) => {}
+            Err(error) => return Err(store_failure(error)),
         }
-        remove_snapshot(store, &kept.at(name)).await?;
     }
-    remove_image(store, &kept).await?;
-    Ok(true)
+    if !needed {
+        remove_image(store, kept).await?;
+    }
+    Ok(!needed)
+}
+
+/// Gives back what was kept for clones that have gone since: images by the name of
+/// [`remove_or_keep`], whoever left them (a Cinder service does when a clone goes by its short
+/// way), and what the store itself could not remove. Answers the names of what went.
+pub(crate) async fn sweep(store: &dyn ImageStore, pool: &str) -> Result<Vec<String>, TaskError> {
+    let mut gone = Vec::new();
+    for name in store.images(pool).await.map_err(store_failure)? {
+        let volume = name.strip_suffix(DELETED_SUFFIX);
+        if volume.and_then(volume_id_of_image).is_none() {
+            continue;
+        }
+        let kept = ImageSpec::new(pool, &name);
+        let parent = match store.info(&kept).await {
+            Ok(info) => info.parent.filter(is_of_clone),
+            Err(Error::NotFound(_)) => continue,
+            Err(error) => return Err(store_failure(error)),
+        };
+        if remove_unless_needed(store, &kept).await? {
+            gone.push(name);
+            if let Some(parent) = parent {
+                release_parent(store, parent).await?;
+            }
+        }
+    }
+    gone.extend(store.purge(pool).await.map_err(store_failure)?);
+    Ok(gone)
 }
 
 fn kept_name(image: &ImageSpec) -> ImageSpec {
@@ -118,4 +157,35 @@ pub(super) async fn release_parent(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::memory::MemoryStore;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// A chain of kept volumes whose last clone a Cinder service deleted by its short way.
+    #[tokio::test]
+    async fn what_cinder_left_of_a_chain_goes() {
+        let store = MemoryStore::new().flattening_slowly();
+        store.ensure_pool("volumes").await.unwrap();
+        let image = |id: u128, suffix: &str| {
+            ImageSpec::new("volumes", format!("volume-{}{suffix}", Uuid::from_u128(id)))
+        };
+        store.create(&image(1, ".deleted"), 1).await.unwrap();
+        for id in 1..4 {
+            let clone = image(id + 1, if id < 3 { ".deleted" } else { "" });
+            let through =
+                image(id, ".deleted").at(format!("{}.clone_snap", image(id + 1, "").image));
+            store.create_snapshot(&through).await.unwrap();
+            store.protect_snapshot(&through).await.unwrap();
+            store.clone_image(&through, &clone).await.unwrap();
+        }
+        assert!(sweep(&store, "volumes").await.unwrap().is_empty());
+        store.remove(&image(4, "")).await.unwrap();
+        sweep(&store, "volumes").await.unwrap();
+        assert!(store.images("volumes").await.unwrap().is_empty());
+    }
 }
