@@ -27,13 +27,15 @@ use rest::identity::{Identity, TokenSource};
 use rest::policy::Policy;
 use rest::server::ServerOptions;
 use storage::ImageStore;
+use storage::ceph::CephStore;
 use storage::embedded::{EmbeddedOptions, EmbeddedStore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use volume_service::connection::Connection;
 
 use crate::commands;
-use crate::config::backends::{self, OwnStore, Stores};
+use crate::config::backends::{self, Cluster, OwnStore, Stores};
+use crate::config::ceph::{self, Reach};
 use crate::config::{Config, Settings, policy};
 use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
@@ -141,6 +143,9 @@ pub async fn serve(
     let mut closed = vec![node.stores.node.close().await];
     for own in node.stores.own.values() {
         closed.push(own.store.close().await);
+    }
+    for cluster in &node.stores.clusters {
+        closed.push(cluster.store.close().await);
     }
     node.database.close().await;
     outcome?;
@@ -270,7 +275,34 @@ async fn open_stores(config: &Config, data_dir: &DataDir) -> Result<Stores> {
         let store = open_store(path).await?;
         own.insert(folder, OwnStore { store, nbd_socket });
     }
-    Ok(Stores { node, own })
+    let mut clusters = Vec::new();
+    for reach in ceph::all(config)? {
+        clusters.push(connect(reach).await?);
+    }
+    Ok(Stores {
+        node,
+        own,
+        clusters,
+    })
+}
+
+/// Connects to a cluster, which may be starting, too.
+async fn connect(reach: Reach) -> Result<Cluster> {
+    let mut tries = 0;
+    let store = loop {
+        match CephStore::connect(reach.options.clone()).await {
+            Ok(store) => break store,
+            Err(error) if tries >= reach.retries => return Err(error.into()),
+            Err(error) => tracing::warn!(%error, "no connection to the Ceph cluster yet"),
+        }
+        tries += 1;
+        tokio::time::sleep(reach.interval).await;
+    };
+    Ok(Cluster {
+        monitors: store.monitors().await?,
+        options: reach.options,
+        store,
+    })
 }
 
 async fn open_store(folder: PathBuf) -> Result<Arc<dyn ImageStore>> {

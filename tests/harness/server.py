@@ -33,6 +33,9 @@ def free_ports(count: int) -> list[int]:
 class Basalt:
     """Starts, kills, restarts and stops one server; as a context manager it cleans up after itself."""
 
+    # Whether an image that volumes were cloned from is refused to go.
+    images_wait_for_clones = False
+
     def __init__(self, folder: Path | None = None, config: str = ""):
         self.owns_folder = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="basalt-test-")) if folder is None else folder
@@ -129,6 +132,10 @@ class Basalt:
         for path in (self.data / "store").rglob("*.blk"):
             total += path.stat().st_blocks * 512
         return total
+
+    def check_store(self) -> None:
+        """The store finds nothing wrong with itself; the server must be stopped."""
+        self.operator("store", "check")
 
     def export(self, name: str) -> str:
         """The NBD address of a volume, snapshot or image for qemu-img."""

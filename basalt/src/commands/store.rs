@@ -21,12 +21,13 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 pub async fn du(data_dir: &Path, as_json: bool) -> Result<()> {
     let opened = Opened::open(data_dir).await?;
     let store = opened.store.as_ref();
-    let capacity = store.capacity().await?;
+    let capacity = store.capacity("").await?;
     let mut images = Vec::new();
     for pool in store.pools().await? {
         for image in store.images(&pool).await? {
             let spec = ImageSpec::new(pool.as_str(), image);
-            images.push((store.info(&spec).await?, spec));
+            let used_bytes = store.used_bytes(&spec).await?;
+            images.push((store.info(&spec).await?, used_bytes, spec));
         }
     }
     if as_json {
@@ -51,7 +52,7 @@ pub async fn check(data_dir: &Path, data: bool, most_bytes_per_second: Option<u6
     };
     let opened = Opened::open(data_dir).await?;
     let checked_bytes = Arc::new(AtomicU64::new(0));
-    let all_bytes = opened.store.capacity().await?.used_bytes;
+    let all_bytes = opened.store.capacity("").await?.used_bytes;
     let report = {
         let mut check = std::pin::pin!(opened.store.check(options, checked_bytes.clone()));
         let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
@@ -110,8 +111,8 @@ impl Opened {
     }
 }
 
-fn usage_json(fsid: &str, capacity: Capacity, images: &[(ImageInfo, ImageSpec)]) -> Value {
-    let images = images.iter().map(|(info, spec)| {
+fn usage_json(fsid: &str, capacity: Capacity, images: &[(ImageInfo, u64, ImageSpec)]) -> Value {
+    let images = images.iter().map(|(info, used_bytes, spec)| {
         let snapshots: Vec<_> = info
             .snapshots
             .iter()
@@ -119,7 +120,7 @@ fn usage_json(fsid: &str, capacity: Capacity, images: &[(ImageInfo, ImageSpec)])
             .collect();
         json!({
             "pool": spec.pool, "image": spec.image, "size_bytes": info.size_bytes,
-            "used_bytes": info.used_bytes, "snapshots": snapshots,
+            "used_bytes": used_bytes, "snapshots": snapshots,
             "parent": info.parent.as_ref().map(ToString::to_string),
         })
     });
@@ -129,12 +130,12 @@ fn usage_json(fsid: &str, capacity: Capacity, images: &[(ImageInfo, ImageSpec)])
     })
 }
 
-fn print_usage(capacity: Capacity, images: &[(ImageInfo, ImageSpec)]) -> Result<()> {
-    let row = |(info, spec): &(ImageInfo, ImageSpec)| {
+fn print_usage(capacity: Capacity, images: &[(ImageInfo, u64, ImageSpec)]) -> Result<()> {
+    let row = |(info, used_bytes, spec): &(ImageInfo, u64, ImageSpec)| {
         [
             spec.to_string(),
             shown_bytes(info.size_bytes),
-            shown_bytes(info.used_bytes),
+            shown_bytes(*used_bytes),
             info.snapshots.len().to_string(),
             info.parent
                 .as_ref()

@@ -1,17 +1,19 @@
 //! From checked options to the options of the services: plain structs that know nothing of files.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use image_service::{ImportFilter, StoreKind, StoreOptions};
+use image_service::{Engines, ImportFilter, StoreKind, StoreOptions};
 use rest::http_client::Tls;
 use storage::ImageStore;
 use volume_service::manager::BackupTarget;
 use volume_service::scheduler::{filters, weighers};
 
+use super::backends::Stores;
 use super::options::IMAGE_STORE;
 use super::settings::required;
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, ceph};
 
 /// The volume service, without its backends.
 pub fn volume_options(config: &Config) -> Result<volume_service::Options, ConfigError> {
@@ -115,13 +117,14 @@ fn tls(config: &Config, section: &str, names: [&str; 4]) -> Result<Tls, ConfigEr
     })
 }
 
-/// Where backups go: a pool of the same store.
-pub fn backup_target(
-    config: &Config,
-    store: &Arc<dyn ImageStore>,
-) -> Result<BackupTarget, ConfigError> {
+/// Where backups go: a pool of the node's store, or of a cluster.
+pub fn backup_target(config: &Config, stores: &Stores) -> Result<BackupTarget, ConfigError> {
+    let store: Arc<dyn ImageStore> = match ceph::of_backups(config)? {
+        Some(reach) => Arc::new(stores.cluster(&reach)?.store.clone()),
+        None => Arc::clone(&stores.node),
+    };
     Ok(BackupTarget {
-        store: Arc::clone(store),
+        store,
         pool: required(config, "DEFAULT", "backup_ceph_pool")?,
         max_snapshots: config.integer("DEFAULT", "backup_ceph_max_snapshots")?,
     })
@@ -179,6 +182,33 @@ pub fn image_options(config: &Config) -> Result<image_service::Options, ConfigEr
         http_retries: config.integer("image_api", "http_retries")?,
         task_time_to_live_h: config.integer("task", "task_time_to_live")?,
         ..image_service::Options::default()
+    })
+}
+
+/// The engines of the image stores. Staged data lies where the default store does.
+pub fn image_engines(config: &Config, stores: &Stores) -> Result<Engines, ConfigError> {
+    let engine = |section: &str| -> Result<Arc<dyn ImageStore>, ConfigError> {
+        let Some(reach) = ceph::of_image_store(config, section)? else {
+            return Ok(Arc::clone(&stores.node));
+        };
+        let option = "rbd_store_chunk_size";
+        let object_mib: u64 = config.integer(section, option)?;
+        let store = stores.cluster_store(&reach, (section, option), object_mib)?;
+        Ok(Arc::new(store))
+    };
+    let stores = image_stores(config)?;
+    let of_stores = stores.iter().filter(|store| store.kind != StoreKind::Http);
+    let by_id = of_stores.map(|store| Ok((store.id.clone(), engine(&store.id)?)));
+    let by_id = by_id.collect::<Result<BTreeMap<_, _>, ConfigError>>()?;
+    let default_id = config.text(IMAGE_STORE, "default_backend")?;
+    let default_id = default_id.or_else(|| stores.first().map(|store| store.id.clone()));
+    let default = default_id.and_then(|id| by_id.get(&id).cloned());
+    Ok(Engines {
+        default: match default {
+            Some(engine) => engine,
+            None => engine(IMAGE_STORE)?,
+        },
+        by_id,
     })
 }
 

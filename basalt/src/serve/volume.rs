@@ -77,7 +77,12 @@ pub async fn start(
     let stopped = || stop.clone().cancelled_owned();
     let report = {
         let stopped = stopped();
+        let manager = Arc::clone(&manager);
         async move { manager.report_until(stopped).await }
+    };
+    let sweep = {
+        let stopped = stopped();
+        async move { manager.sweep_until(stopped).await }
     };
     let router = volume_service::api::router(service, node.identity.clone());
     Ok(Volumes {
@@ -85,6 +90,7 @@ pub async fn start(
             tokio::spawn(worker.run(stopped())),
             tokio::spawn(scheduler.run(stopped())),
             tokio::spawn(report),
+            tokio::spawn(sweep),
             serve_http(node, bound, router, stop),
             watching,
         ],
@@ -137,7 +143,7 @@ fn manager(
         availability_zone: options.storage_availability_zone.clone(),
         options,
         backends: backends.collect::<BTreeMap<_, _>>(),
-        backups: services::backup_target(&node.config, &node.stores.node)?,
+        backups: services::backup_target(&node.config, &node.stores)?,
         images,
         compute,
     })

@@ -181,10 +181,13 @@ impl Catalogue {
         });
         Ok(ImageInfo {
             size_bytes: image.size_bytes,
-            used_bytes: image.root.mapped * UNIT_BYTES as u64,
             parent,
             snapshots: snapshots.collect(),
         })
+    }
+
+    pub(crate) fn used_bytes(&self, spec: &ImageSpec) -> Result<u64> {
+        Ok(self.named(spec)?.root.mapped * UNIT_BYTES as u64)
     }
 
     pub(crate) fn clones(&self, id: u64, snapshot: u64) -> Vec<ImageSpec> {

@@ -105,7 +105,7 @@ impl ImageStore for EmbeddedStore {
         true
     }
 
-    async fn capacity(&self) -> Result<Capacity> {
+    async fn capacity(&self, _pool: &str) -> Result<Capacity> {
         // What is not taken apart by then is still counted.
         if let Ok(settled) = tokio::time::timeout(SETTLE_WAIT, self.settle()).await {
             settled?;
@@ -146,6 +146,10 @@ impl ImageStore for EmbeddedStore {
 
     async fn info(&self, image: &ImageSpec) -> Result<ImageInfo> {
         self.look(|catalogue| catalogue.info(image))
+    }
+
+    async fn used_bytes(&self, image: &ImageSpec) -> Result<u64> {
+        self.look(|catalogue| catalogue.used_bytes(image))
     }
 
     async fn remove(&self, image: &ImageSpec) -> Result<()> {

@@ -39,7 +39,7 @@ pub mod migrate_volume;
 mod outcome;
 pub mod reimage_volume;
 mod relocate;
-mod removal;
+pub(crate) mod removal;
 pub mod restore_backup;
 pub mod retype_volume;
 pub mod revert_volume;
