@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use super::buffer::UNIT_BYTES;
 use super::pages::Stop;
 use super::records::{CatalogueChange, Record};
+use super::request::{Content, Patch, Plan};
 use super::tree::{Root, Trees};
 use crate::store::check_name;
 use crate::{Error, ImageInfo, ImageSpec, Result, SnapshotInfo, SnapshotSpec};
@@ -242,6 +243,26 @@ impl Catalogue {
         self.require_free_name(&ImageSpec::new(&spec.pool, name))?;
         let name = name.to_owned();
         Ok(CatalogueChange::Rename { id, name })
+    }
+
+    pub(crate) fn plan_resize(&self, spec: &ImageSpec, size_bytes: u64) -> Result<Plan> {
+        let id = self.id(spec)?;
+        let then = CatalogueChange::Resize { id, size_bytes };
+        let cut = size_bytes < self.image(id)?.size_bytes;
+        let unit = UNIT_BYTES as u64;
+        if !cut || size_bytes.is_multiple_of(unit) {
+            return Ok(Plan::Change(then));
+        }
+        // What lies behind the end in its block must not come back with a later growth.
+        let rest = size_bytes.next_multiple_of(unit) - size_bytes;
+        Ok(Plan::Patch(Patch {
+            image: id,
+            offset: size_bytes,
+            content: Content::Zero(rest),
+            then: Some(then),
+            reply: None,
+            durable: true,
+        }))
     }
 
     pub(crate) fn plan_snapshot(&mut self, spec: &SnapshotSpec) -> Result<CatalogueChange> {

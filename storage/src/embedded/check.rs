@@ -81,6 +81,9 @@ impl Shard {
             began: Instant::now(),
             read_bytes: 0,
         };
+        for text in std::mem::take(&mut walk.shard.mended) {
+            walk.error(text);
+        }
         walk.superblocks();
         walk.maps();
         walk.images();

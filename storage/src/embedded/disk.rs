@@ -43,8 +43,19 @@ pub(crate) enum Action {
     Read(BytesMut, usize),
     /// What was written and answered before is durable when this is answered.
     Sync,
-    /// Makes the file this long, with zeroes on the disk at the new end, durably.
+    /// Makes the file this long, with zeroes on the disk at the new end, durably. An error that
+    /// [`is_full`] has changed nothing; after any other, nothing is known of what was written to
+    /// the file and not synced.
     Grow(u64),
+}
+
+/// Whether there was no room, and nothing else is wrong.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind as E;
+    matches!(
+        error.kind(),
+        E::StorageFull | E::QuotaExceeded | E::FileTooLarge
+    )
 }
 
 #[derive(Debug)]

@@ -1,11 +1,15 @@
 //! Room for changes: who may be admitted to the log, who waits, and when chunk files grow.
 
+use std::ops::{AddAssign, SubAssign};
+
 use super::buffer::UNIT_BYTES;
-use super::disk::{Action, FileId};
+use super::disk::{Action, FileId, is_full};
 use super::format::{CHUNK_UNITS, COUNTED_UNITS, MAX_UNITS};
 use super::pages::Stop;
+use super::records::CatalogueChange;
 use super::request::{Change, Part};
 use super::shard::{Shard, Tag};
+use super::tree::{entry_blocks, height_for};
 use crate::{Error, Result};
 
 /// Chunk files grow by at least and at most this many units.
@@ -18,6 +22,28 @@ const LEAST_RESERVE: u64 = 64;
 const MOST_RESERVE: u64 = 2048;
 /// Checkpoints that a change waits for before the store is called full.
 const CHECKPOINTS_TO_WAIT: u64 = 3;
+
+/// What an admitted change will still take: units for its data, and pages that the next checkpoint
+/// has to save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Promise {
+    pub(super) units: u64,
+    pages: u64,
+}
+
+impl AddAssign for Promise {
+    fn add_assign(&mut self, more: Promise) {
+        self.units += more.units;
+        self.pages += more.pages;
+    }
+}
+
+impl SubAssign for Promise {
+    fn sub_assign(&mut self, less: Promise) {
+        self.units -= less.units;
+        self.pages -= less.pages;
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -53,8 +79,11 @@ impl Shard {
                 self.queue.push_front(change);
                 return true;
             }
-            let units = change.units();
-            let verdict = match self.has_room(&change, units) {
+            let promise = Promise {
+                units: change.units(),
+                pages: self.pages_of(&change),
+            };
+            let verdict = match self.has_room(&change, promise) {
                 Ok(verdict) => verdict,
                 Err(Stop::Missing(missing)) => {
                     self.load(missing);
@@ -65,8 +94,8 @@ impl Shard {
             };
             match verdict {
                 Verdict::Admit => {
-                    change.promised = Some(units);
-                    self.promised += units;
+                    change.promised = Some(promise);
+                    self.promised += promise;
                     self.queue.push_front(change);
                     return true;
                 }
@@ -80,9 +109,43 @@ impl Shard {
         }
     }
 
-    fn has_room(&mut self, change: &Change, units: u64) -> Result<Verdict, Stop> {
+    /// The most pages that a change makes: those above all blocks that it writes, and above both
+    /// ends of what it makes holes of.
+    fn pages_of(&self, change: &Change) -> u64 {
+        let mut parts: Vec<(u64, u64, bool)> = Vec::with_capacity(change.parts.len());
+        let of_part = |part: &Part| {
+            let (first, end) = part.range();
+            (first, end, matches!(part, Part::Zero { .. }))
+        };
+        parts.extend(change.parts.iter().map(of_part));
+        let mut image = change.image;
+        if let Some(CatalogueChange::Resize { id, .. }) = change.then {
+            image = id;
+            parts.push((0, u64::MAX >> 12, true));
+        }
+        let Ok((root, _)) = self.state.catalogue.tree(image, None) else {
+            return 0;
+        };
+        let first = parts.iter().map(|part| part.0).min().unwrap_or(0);
+        let written = parts.iter().filter(|part| !part.2).map(|part| part.1).max();
+        let end = parts.iter().map(|part| part.1).max().unwrap_or(0);
+        let height = root.height.max(height_for(written.unwrap_or(0)));
+        let levels = (1..=height).map(|level| {
+            let step = entry_blocks(level);
+            let above = |first: u64, end: u64| end.div_ceil(step).saturating_sub(first / step);
+            let each = parts.iter().map(|(first, end, holes)| match holes {
+                true => above(*first, *end).min(2),
+                false => above(*first, *end),
+            });
+            each.sum::<u64>().min(above(first, end))
+        });
+        levels.sum()
+    }
+
+    fn has_room(&mut self, change: &Change, promise: Promise) -> Result<Verdict, Stop> {
+        let units = promise.units;
         if let Some(limit) = self.settings.limit_units {
-            let used = self.state.trees.used + self.promised;
+            let used = self.state.trees.used + self.promised.units;
             if units > 0 && used + units > limit {
                 let fits = self.log.in_flight.is_empty()
                     && used + units <= limit + self.replaced(change)?;
@@ -95,12 +158,13 @@ impl Shard {
                 }
             }
         }
-        // A header for each batch, a path of pages for each change.
+        // A header for each batch, and a few for what comes between.
         let reserve = match change.frees() {
             true => self.unsaved() + 16,
             false => self.unsaved() + self.reserve() + 16,
         };
-        let needed = self.promised + units + units / 256 + reserve;
+        let pages = self.promised.pages + promise.pages;
+        let needed = self.promised.units + units + units / 256 + pages + reserve;
         if needed <= self.available() {
             return Ok(Verdict::Admit);
         }
@@ -181,10 +245,12 @@ impl Shard {
         match (result, to) {
             (Ok(()), Some(total)) => self.state.trees.space.grow(total),
             (Ok(()), None) => {}
-            (Err(error), _) => {
+            (Err(error), _) if is_full(&error) => {
                 tracing::warn!(%error, "the store cannot grow");
                 self.cannot_grow = true;
             }
+            // A sync is part of it: its error may be about data that was written before.
+            (Err(error), _) => self.fail(&format!("growing a chunk file failed: {error}")),
         }
         self.again = true;
     }

@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 
 use super::buffer::{UNIT_BYTES, crc};
 use super::catalogue::Catalogue;
+use super::growth::Promise;
 use super::records::CatalogueChange;
 use super::tree::Piece;
 use super::walk::Walk;
@@ -143,8 +144,8 @@ pub(crate) struct Change {
     pub(crate) durable: bool,
     /// Blocks that this change holds locked.
     pub(crate) locks: Vec<(u64, u64)>,
-    /// Units that were promised to it; `None`: not admitted yet.
-    pub(crate) promised: Option<u64>,
+    /// What was promised to it; `None`: not admitted yet.
+    pub(super) promised: Option<Promise>,
     /// The checkpoint at which it began to wait for space.
     pub(crate) waits_since: Option<u64>,
 }

@@ -12,6 +12,7 @@ use super::catalogue::State;
 use super::checkpoint::Checkpoint;
 use super::disk::{Action, Disk, Done, FileId, Io};
 use super::format::{CHUNK_UNITS, Unit};
+use super::growth::Promise;
 use super::log::{Log, PatchJob};
 use super::pages::{NumberMap, Stop};
 use super::reading::{Load, ReadJob};
@@ -96,8 +97,8 @@ pub(crate) struct Shard {
     pub(super) log: Log,
     /// Changes that wait for a batch.
     pub(super) queue: VecDeque<Change>,
-    /// Units that admitted changes will still take.
-    pub(super) promised: u64,
+    /// What admitted changes will still take.
+    pub(super) promised: Promise,
     pub(super) queued_changes: u64,
     pub(super) finished_changes: u64,
     /// Requests that wait for pages.
@@ -123,6 +124,8 @@ pub(crate) struct Shard {
     pub(super) cannot_grow: bool,
     pub(super) checkpoint: Checkpoint,
     settles: Vec<Reply<()>>,
+    /// Damage that the start found and made good.
+    pub(super) mended: Vec<String>,
     pub(super) stopped: Option<String>,
     pub(super) answers: Vec<Answer>,
     /// Something happened that may let waiting requests go on.
@@ -146,7 +149,7 @@ impl Shard {
             state,
             log,
             queue: VecDeque::new(),
-            promised: 0,
+            promised: Promise::default(),
             queued_changes: 0,
             finished_changes: 0,
             stalled: Vec::new(),
@@ -167,6 +170,7 @@ impl Shard {
             cannot_grow: false,
             checkpoint,
             settles: Vec::new(),
+            mended: Vec::new(),
             stopped: None,
             answers: Vec::new(),
             again: false,

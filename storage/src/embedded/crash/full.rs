@@ -10,7 +10,7 @@ const WRITE_BLOCKS: u64 = 256;
 const IMAGE_BYTES: u64 = 1 << 30;
 
 impl World {
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.open().unwrap();
         let pool = "p".to_owned();
         self.plan(Box::new(move |_| {
@@ -20,14 +20,14 @@ impl World {
     }
 
     /// Makes a checkpoint.
-    fn save(&mut self) -> Result<()> {
+    pub(super) fn save(&mut self) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         let shard = self.shard.as_mut().unwrap();
         shard.want_checkpoint(false, Some(reply));
         self.wait_for(answer)
     }
 
-    fn discard_large(&mut self, image: u64, places: u64) {
+    pub(super) fn discard_large(&mut self, image: u64, places: u64) {
         let parts = vec![Part::Zero {
             block: 0,
             count: places * WRITE_BLOCKS,
@@ -36,12 +36,12 @@ impl World {
             .unwrap();
     }
 
-    fn id_of(&self, name: &str) -> u64 {
+    pub(super) fn id_of(&self, name: &str) -> u64 {
         let catalogue = &self.shard.as_ref().unwrap().state.catalogue;
         catalogue.id(&spec(name)).unwrap()
     }
 
-    fn create_large(&mut self, name: &str) {
+    pub(super) fn create_large(&mut self, name: &str) {
         let image = spec(name);
         self.plan(Box::new(move |catalogue| {
             catalogue.plan_create(&image, IMAGE_BYTES).map(Plan::Change)
@@ -49,7 +49,7 @@ impl World {
         .unwrap();
     }
 
-    fn remove_large(&mut self, name: &str) {
+    pub(super) fn remove_large(&mut self, name: &str) {
         let image = spec(name);
         self.plan(Box::new(move |catalogue| {
             catalogue.plan_remove(&image).map(Plan::Change)
@@ -58,7 +58,7 @@ impl World {
     }
 
     /// Starts to write the MiB with this number, all of it the number.
-    fn write_large(&mut self, image: u64, place: u64) -> oneshot::Receiver<Result<()>> {
+    pub(super) fn write_large(&mut self, image: u64, place: u64) -> oneshot::Receiver<Result<()>> {
         let data: Bytes = bytes_of(place + 1).repeat(WRITE_BLOCKS as usize).into();
         let parts = parts(place * WRITE_BLOCKS, &data);
         let (reply, answer) = oneshot::channel();
@@ -68,7 +68,7 @@ impl World {
     }
 
     /// Writes `depth` at a time until one is refused; answers how many were not.
-    fn fill_up(&mut self, image: u64, depth: usize) -> u64 {
+    pub(super) fn fill_up(&mut self, image: u64, depth: usize) -> u64 {
         let mut answers = VecDeque::new();
         for place in 0.. {
             if answers.len() == depth
@@ -94,7 +94,7 @@ impl World {
         0
     }
 
-    fn assert_large(&mut self, image: u64, places: std::ops::Range<u64>) {
+    pub(super) fn assert_large(&mut self, image: u64, places: std::ops::Range<u64>) {
         for place in places {
             let read = |reply| {
                 Request::Read(Read {

@@ -37,6 +37,12 @@ pub(crate) struct Platter {
     pub(crate) fails_after: Option<u64>,
     /// Bytes that files can still grow.
     pub(crate) room: u64,
+    /// Growths until one finds no room.
+    pub(crate) full_after: Option<u64>,
+    /// Growths that were asked for in all.
+    pub(crate) growths: u64,
+    /// The next growth fails, and not for want of room.
+    pub(crate) growth_fails: bool,
     /// Requests that were carried out in all.
     pub(crate) count: u64,
     off: bool,
@@ -60,6 +66,9 @@ impl SimulatedDisk {
             left: None,
             fails_after: None,
             room,
+            full_after: None,
+            growths: 0,
+            growth_fails: false,
             count: 0,
             off: false,
         };
@@ -106,6 +115,16 @@ impl SimulatedDisk {
         data[at as usize % UNIT_BYTES] ^= 0x41;
         platter.current.insert(block, data.clone());
         platter.synced.insert(block, data);
+    }
+
+    /// Overwrites a file with zeroes, or removes it.
+    pub(crate) fn erase(&self, file: FileId, removed: bool) {
+        let mut platter = self.platter();
+        platter.current.retain(|(of, _), _| *of != file);
+        platter.synced.retain(|(of, _), _| *of != file);
+        if removed {
+            platter.lengths.remove(&file);
+        }
     }
 
     pub(crate) fn length_of(&self, file: FileId) -> u64 {
@@ -240,7 +259,12 @@ impl Platter {
             Action::Grow(to) => {
                 let length = self.lengths.entry(io.file).or_default();
                 let more = to.saturating_sub(*length);
-                if more > self.room {
+                let full = more > self.room || self.full_after == Some(0);
+                self.full_after = self.full_after.and_then(|left| left.checked_sub(1));
+                self.growths += 1;
+                if std::mem::take(&mut self.growth_fails) {
+                    done.result = Err(io::Error::other("a made up failure"));
+                } else if full {
                     done.result = Err(io::ErrorKind::StorageFull.into());
                 } else {
                     self.room -= more;
