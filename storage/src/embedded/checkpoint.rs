@@ -245,7 +245,8 @@ impl Shard {
         if self.state.trees.space.free() >= unsaved {
             return true;
         }
-        if self.growing.is_none() && !self.grow() && self.to_release.is_empty() {
+        let waits = !self.to_release.is_empty() || self.is_giving_back();
+        if self.growing.is_none() && !self.grow() && !waits {
             self.fail("there is no room left for a checkpoint");
         }
         false
@@ -459,6 +460,7 @@ impl Shard {
 
     fn finish_checkpoint(&mut self, job: Job) {
         self.checkpoint.number = job.superblock.checkpoint;
+        self.give_back_saved();
         self.log.durable = self.log.durable.max(job.log_durable);
         self.to_release.push_back((job.generation, job.release));
         self.again = true;

@@ -6,7 +6,7 @@
 
 pub(super) mod pool;
 pub(super) mod real;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod simulated;
 pub(super) mod uring;
 
@@ -47,6 +47,11 @@ pub(crate) enum Action {
     /// [`is_full`] has changed nothing; after any other, nothing is known of what was written to
     /// the file and not synced.
     Grow(u64),
+    /// So many bytes, which were given back, get room again, with zeroes; otherwise as
+    /// [`Action::Grow`].
+    Fill(u64),
+    /// Gives the room of so many bytes back to the file system; the file stays as long as it is.
+    GiveBack(u64),
 }
 
 /// Whether there was no room, and nothing else is wrong.
@@ -89,4 +94,6 @@ pub(crate) trait Disk: Send {
     fn read_now(&mut self, file: FileId, offset: u64, length: usize) -> io::Result<BytesMut>;
     /// Bytes by which files can still grow, and the size of the whole file system.
     fn room(&self) -> io::Result<(u64, u64)>;
+    /// Nothing is under way any more: lets go of what keeps others from the folder.
+    fn leave(&mut self) {}
 }

@@ -214,7 +214,7 @@ mod tests {
             let superblock = Superblock { fsid, checkpoint, log, later, state_bytes, state_crc, clean };
             let mut bytes = superblock.to_bytes().to_vec();
             prop_assert_eq!(bytes.len(), UNIT_BYTES);
-            prop_assert_eq!(Superblock::from_bytes(&bytes), Found::Sound(superblock));
+            prop_assert_eq!(Superblock::from_bytes(&bytes), Found::Sound(Box::new(superblock)));
             bytes[flip.0 % UNIT_BYTES] ^= flip.1 | 1;
             prop_assert_eq!(Superblock::from_bytes(&bytes), Found::Broken);
         }

@@ -5,16 +5,19 @@ use std::ops::{AddAssign, SubAssign};
 use super::buffer::UNIT_BYTES;
 use super::disk::{Action, FileId, is_full};
 use super::format::{CHUNK_UNITS, COUNTED_UNITS, MAX_UNITS};
+use super::give_back::Kept;
 use super::pages::Stop;
 use super::records::CatalogueChange;
 use super::request::{Change, Part};
-use super::shard::{Shard, Tag};
+use super::shard::{Shard, Tag, place};
+use super::space::REGION_UNITS;
 use super::tree::{entry_blocks, height_for};
 use crate::{Error, Result};
 
 /// Chunk files grow by at least and at most this many units.
 const LEAST_GROWTH: u64 = COUNTED_UNITS;
 const MOST_GROWTH: u64 = CHUNK_UNITS / 4;
+pub(super) const REGION_BYTES: u64 = (REGION_UNITS * UNIT_BYTES) as u64;
 /// Free units that the store tries to have, at most: 8 GiB.
 const MOST_TARGET: u64 = 2 << 20;
 /// Units kept for what gives space back.
@@ -22,6 +25,15 @@ const LEAST_RESERVE: u64 = 64;
 const MOST_RESERVE: u64 = 2048;
 /// Checkpoints that a change waits for before the store is called full.
 const CHECKPOINTS_TO_WAIT: u64 = 3;
+
+/// How the store gets more room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Growth {
+    /// The chunk files grow to so many units in all.
+    To(u64),
+    /// Regions that were given back.
+    Fill { first: usize, count: usize },
+}
 
 /// What an admitted change will still take: units for its data, and pages that the next checkpoint
 /// has to save.
@@ -112,32 +124,30 @@ impl Shard {
     /// The most pages that a change makes: those above all blocks that it writes, and above both
     /// ends of what it makes holes of.
     fn pages_of(&self, change: &Change) -> u64 {
-        let mut parts: Vec<(u64, u64, bool)> = Vec::with_capacity(change.parts.len());
-        let of_part = |part: &Part| {
-            let (first, end) = part.range();
-            (first, end, matches!(part, Part::Zero { .. }))
+        let (image, cut) = match change.then {
+            Some(CatalogueChange::Resize { id, .. }) => (id, true),
+            _ => (change.image, false),
         };
-        parts.extend(change.parts.iter().map(of_part));
-        let mut image = change.image;
-        if let Some(CatalogueChange::Resize { id, .. }) = change.then {
-            image = id;
-            parts.push((0, u64::MAX >> 12, true));
-        }
         let Ok((root, _)) = self.state.catalogue.tree(image, None) else {
             return 0;
         };
-        let first = parts.iter().map(|part| part.0).min().unwrap_or(0);
-        let written = parts.iter().filter(|part| !part.2).map(|part| part.1).max();
-        let end = parts.iter().map(|part| part.1).max().unwrap_or(0);
-        let height = root.height.max(height_for(written.unwrap_or(0)));
+        let (mut first, mut end, mut written) = (u64::MAX, 0, 0);
+        for part in &change.parts {
+            let range = part.range();
+            (first, end) = (first.min(range.0), end.max(range.1));
+            if let Part::Data { .. } = part {
+                written = written.max(range.1);
+            }
+        }
+        let height = root.height.max(height_for(written));
         let levels = (1..=height).map(|level| {
             let step = entry_blocks(level);
             let above = |first: u64, end: u64| end.div_ceil(step).saturating_sub(first / step);
-            let each = parts.iter().map(|(first, end, holes)| match holes {
-                true => above(*first, *end).min(2),
-                false => above(*first, *end),
+            let each = change.parts.iter().map(|part| match part.range() {
+                (first, end) if part.units() > 0 => above(first, end),
+                (first, end) => above(first, end).min(2),
             });
-            each.sum::<u64>().min(above(first, end))
+            each.sum::<u64>().min(above(first, end)) + u64::from(cut)
         });
         levels.sum()
     }
@@ -168,7 +178,7 @@ impl Shard {
         if needed <= self.available() {
             return Ok(Verdict::Admit);
         }
-        if self.growing.is_some() || self.grow() {
+        if self.growing.is_some() || self.grow() || self.is_giving_back() {
             return Ok(Verdict::Wait);
         }
         let waited = change
@@ -202,16 +212,20 @@ impl Shard {
         Ok(replaced)
     }
 
-    /// Grows ahead of need, so that writes seldom wait for it.
-    pub(super) fn grow_if_wanted(&mut self) {
+    /// Free units that writes will soon need.
+    pub(super) fn wanted_units(&self) -> u64 {
         let trees = &self.state.trees;
         let freed = trees.space.freed();
         let target = (trees.used / 2 + freed).clamp(LEAST_GROWTH / 2, MOST_TARGET);
-        let target = match self.settings.limit_units {
+        match self.settings.limit_units {
             Some(limit) => target.min(limit / 2 + LEAST_GROWTH / 2),
             None => target,
-        };
-        if self.available() < target && self.stopped.is_none() {
+        }
+    }
+
+    /// Grows ahead of need, so that writes seldom wait for it.
+    pub(super) fn grow_if_wanted(&mut self) {
+        if self.available() < self.wanted_units() && self.stopped.is_none() {
             self.grow();
         }
     }
@@ -220,6 +234,15 @@ impl Shard {
     pub(super) fn grow(&mut self) -> bool {
         if self.growing.is_some() || self.cannot_grow {
             return false;
+        }
+        match self.keep_what_is_not_given_back() {
+            Kept::Units => return true,
+            // What is on its way out must be gone first.
+            Kept::Soon => return false,
+            Kept::Nothing => {}
+        }
+        if self.state.trees.space.absent() > 0 {
+            return self.fill_absent();
         }
         let total = self.state.trees.space.total();
         let step = total.clamp(LEAST_GROWTH, MOST_GROWTH);
@@ -233,17 +256,36 @@ impl Shard {
             self.cannot_grow = true;
             return false;
         }
-        self.growing = Some(to);
+        self.growing = Some(Growth::To(to));
         let chunk = (total / CHUNK_UNITS) as u32;
         let bytes = (to - u64::from(chunk) * CHUNK_UNITS) * UNIT_BYTES as u64;
         self.order(Tag::Grow, FileId::Chunk(chunk), 0, Action::Grow(bytes));
         true
     }
 
+    /// Regions that were given back get room again before the files grow longer.
+    fn fill_absent(&mut self) -> bool {
+        let runs = self.state.trees.space.absent_runs();
+        let room = self.disk.room().map_or(0, |(free, _)| free) / REGION_BYTES;
+        let most = (MOST_GROWTH / REGION_UNITS as u64).min(room) as usize;
+        let Some((first, count)) = runs.first().filter(|_| most > 0).copied() else {
+            self.cannot_grow = true;
+            return false;
+        };
+        let count = count.min(most);
+        self.growing = Some(Growth::Fill { first, count });
+        let (file, offset) = place((first * REGION_UNITS) as u64);
+        let bytes = count as u64 * REGION_BYTES;
+        self.order(Tag::Grow, file, offset, Action::Fill(bytes));
+        true
+    }
+
     pub(super) fn finish_growing(&mut self, result: std::io::Result<()>) {
-        let to = self.growing.take();
-        match (result, to) {
-            (Ok(()), Some(total)) => self.state.trees.space.grow(total),
+        let growth = self.growing.take();
+        let space = &mut self.state.trees.space;
+        match (result, growth) {
+            (Ok(()), Some(Growth::To(total))) => space.grow(total),
+            (Ok(()), Some(Growth::Fill { first, count })) => space.restore(first, count),
             (Ok(()), None) => {}
             (Err(error), _) if is_full(&error) => {
                 tracing::warn!(%error, "the store cannot grow");

@@ -9,8 +9,9 @@ use std::io;
 
 use bytes::BytesMut;
 
+use super::apply::State;
 use super::buffer::{UNIT_BYTES, crc};
-use super::catalogue::{Catalogue, State};
+use super::catalogue::Catalogue;
 use super::checkpoint::Checkpoint;
 use super::disk::{Action, Disk, Done, FileId, Io};
 use super::format::state::Saved;
@@ -61,6 +62,7 @@ impl Shard {
             let old = found.ok_or(Error::OutOfSpace)?;
             shard.go_on_without_checkpoint(old)?;
         }
+        shard.give_back_again();
         Ok(shard)
     }
 }
@@ -207,7 +209,7 @@ pub(crate) fn choose(bytes: &[u8]) -> Result<Option<Chosen>> {
                 let text = format!("the store has format {format}: it was made by another version");
                 return Err(Error::Invalid(text));
             }
-            Found::Sound(found) => copies[index] = Some(found),
+            Found::Sound(found) => copies[index] = Some(*found),
             Found::Broken => {}
         }
     }
@@ -303,6 +305,10 @@ fn load_state(disk: &mut dyn Disk, settings: Settings, superblock: &Superblock) 
     load_maps(disk, &mut space, &saved.maps)?;
     for (unit, count) in saved.overflow {
         space.load_overflow(unit, count);
+    }
+    for (first, count) in saved.absent {
+        let sound = space.load_absent(first, count);
+        sound.ok_or_else(|| wrong("what was given back is in use"))?;
     }
     Ok(State {
         catalogue: saved.catalogue,

@@ -4,8 +4,8 @@ use std::io;
 
 use bytes::BytesMut;
 
+use super::apply::State;
 use super::buffer::{UNIT_BYTES, crc};
-use super::catalogue::State;
 use super::disk::{Disk, Done};
 use super::format::batch::{BatchHeader, header_units};
 use super::format::superblock::{LogPart, Superblock};

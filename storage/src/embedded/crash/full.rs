@@ -201,3 +201,128 @@ fn a_catalogue_without_room_for_its_file_stops_nothing() {
         world.check();
     }
 }
+
+/// Lets the clock tick until nothing happens any more.
+fn rest(world: &mut World) -> Result<()> {
+    for _ in 0..4 {
+        let shard = world.shard.as_mut().unwrap();
+        shard.tick();
+        shard.finish()?;
+    }
+    Ok(())
+}
+
+/// 40 MiB of one image and 4 MiB of another; the first is removed.
+fn half_empty(world: &mut World) {
+    world.begin();
+    for (name, places) in [("a", 40), ("b", 4)] {
+        world.create_large(name);
+        let image = world.id_of(name);
+        for place in 0..places {
+            let answer = world.write_large(image, place);
+            world.wait_for(answer).unwrap();
+        }
+    }
+    world.save().unwrap();
+    world.remove_large("a");
+    world.ask(Request::Settle).unwrap();
+}
+
+#[test]
+fn space_goes_back_to_the_file_system_and_comes_again() {
+    for seed in 0..3 {
+        let mut world = World::new(seed, 100 << 20);
+        half_empty(&mut world);
+        let before = world.disk.platter().room;
+        rest(&mut world).unwrap();
+        let after = world.disk.platter().room;
+        assert!(after >= before + (24 << 20), "{before} {after}");
+        world.check();
+        let b = world.id_of("b");
+        world.assert_large(b, 0..4);
+        // A start keeps to it.
+        world.shard = None;
+        world.disk.lose_power();
+        world.open().unwrap();
+        assert!(world.disk.platter().room + (8 << 20) >= after);
+        world.check();
+        world.create_large("c");
+        let c = world.id_of("c");
+        let written = world.fill_up(c, 2);
+        assert!(written > 60, "{written} MiB");
+        world.assert_large(b, 0..4);
+        world.assert_large(c, 0..written);
+        world.check();
+        // Cut off in the middle: what was filled again and used is there.
+        world.shard = None;
+        world.disk.lose_power();
+        world.open().unwrap();
+        world.check();
+        world.assert_large(b, 0..4);
+        world.remove_large("c");
+        world.ask(Request::Settle).unwrap();
+        rest(&mut world).unwrap();
+        world.check();
+    }
+}
+
+/// Power cuts, failures and deaths at every request from the removal on, until the space is in
+/// use again.
+#[test]
+fn giving_back_survives_every_cut() {
+    let mut world = World::new(11, 100 << 20);
+    half_empty(&mut world);
+    world.ask(Request::Flush).unwrap();
+    world.shard = None;
+    world.disk.lose_process();
+    let b = 2;
+    for cut in 0..90 {
+        let mut other = World::new(cut, 0);
+        other.disk = world.disk.copy(cut);
+        other.disk.platter().left = Some(cut);
+        let mut written = 0;
+        if other.open().is_ok() && rest(&mut other).is_ok() {
+            assert_eq!(other.id_of("b"), b);
+            let image = spec("c");
+            let create = other.plan(Box::new(move |catalogue| {
+                catalogue.plan_create(&image, IMAGE_BYTES).map(Plan::Change)
+            }));
+            if create.is_ok() {
+                let c = other.id_of("c");
+                for place in 0..30 {
+                    let answer = other.write_large(c, place);
+                    if other.wait_for(answer).is_err() || other.ask(Request::Flush).is_err() {
+                        break;
+                    }
+                    written = place + 1;
+                }
+            }
+        }
+        other.shard = None;
+        match cut % 3 {
+            0 => other.disk.lose_process(),
+            _ => other.disk.lose_power(),
+        }
+        other.open().unwrap();
+        other.check();
+        other.assert_large(b, 0..4);
+        if written > 0 {
+            let c = other.id_of("c");
+            other.assert_large(c, 0..written);
+        }
+    }
+}
+
+#[test]
+fn a_file_system_that_takes_nothing_back_loses_nothing() {
+    let mut world = World::new(4, 70 << 20);
+    world.disk.platter().keeps_all = true;
+    half_empty(&mut world);
+    rest(&mut world).unwrap();
+    world.check();
+    assert_eq!(world.shard.as_ref().unwrap().state.trees.space.absent(), 0);
+    world.create_large("c");
+    let c = world.id_of("c");
+    assert!(world.fill_up(c, 2) > 30);
+    world.check();
+}

@@ -92,7 +92,7 @@ impl World {
         count: u64,
         reply: Reply<()>,
     ) -> Request {
-        let kind = self.random.below(10);
+        let kind = self.random.below(11);
         let stamp = self.stamp();
         let blocks = &mut self.model.images.get_mut(name).unwrap().blocks;
         let blocks = blocks.iter_mut().skip(first as usize).take(count as usize);
@@ -108,6 +108,17 @@ impl World {
             blocks.for_each(|block| block.push(stamp));
             let data: Bytes = bytes_of(stamp).repeat(count as usize).into();
             return Request::Change(Change::new(image, parts(first, &data), reply));
+        }
+        if kind == 10 {
+            // As a defragmentation does: other places for the same data.
+            return Request::Patch(Patch {
+                image,
+                offset: first * UNIT_BYTES as u64,
+                content: Content::Same(count * UNIT_BYTES as u64),
+                then: None,
+                reply: Some(reply),
+                durable: false,
+            });
         }
         // From the middle of the first block to the end of it, or zeroes to the middle of the last.
         let unit = UNIT_BYTES as u64;

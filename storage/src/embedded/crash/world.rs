@@ -18,6 +18,7 @@ impl World {
         let settings = Settings {
             limit_units: None,
             map_cache_bytes: 1 << 20,
+            spare_units: 256,
         };
         World {
             disk: SimulatedDisk::new(seed, room),

@@ -68,7 +68,7 @@ pub(crate) struct Superblock {
 /// What a copy holds.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    Sound(Superblock),
+    Sound(Box<Superblock>),
     /// Made by another version.
     Foreign(u32),
     Broken,
@@ -127,7 +127,7 @@ impl Superblock {
         match Self::parse(bytes) {
             None => Found::Broken,
             Some(Err(format)) => Found::Foreign(format),
-            Some(Ok(found)) => Found::Sound(found),
+            Some(Ok(found)) => Found::Sound(Box::new(found)),
         }
     }
 
