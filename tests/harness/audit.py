@@ -57,6 +57,8 @@ def audit_store(server, cloud: Cloud) -> None:
     server.settle()
     server.stop()
     held = server.store_usage()["images"]
+    for image in held:
+        image["snapshots"] = [snapshot["name"] for snapshot in image["snapshots"]]
     server.start()
     found_volumes, found_snapshots, found_images, found_backups = set(), set(), set(), set()
     for image in held:
