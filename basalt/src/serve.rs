@@ -6,6 +6,7 @@
 //! end within the grace period is dropped, and the next start resumes it.
 
 mod bells;
+pub mod control;
 mod identity;
 mod image;
 mod listen;
@@ -115,7 +116,7 @@ pub async fn serve(
     let data_dir = DataDir::open(data_dir)?;
     let secrets = Secrets::load_or_make(&data_dir.join("secrets.json"))?;
     let sockets = listen::bind(&settings, &data_dir, roles).await?;
-    let (database, stores) = tokio::try_join!(
+    let (database, (stores, embedded)) = tokio::try_join!(
         open_database(&settings, &data_dir),
         open_stores(&config, &data_dir)
     )?;
@@ -139,7 +140,12 @@ pub async fn serve(
         bus,
     };
 
+    let control = |(folder, store): (PathBuf, _)| control::start(&folder, store, &stop);
+    let controls: Vec<_> = embedded.into_iter().map(control).collect();
     let outcome = run(&node, sockets, dev, &data_dir, &stop).await;
+    // Also when the start failed.
+    stop.cancel();
+    end(controls).await;
     let mut closed = vec![node.stores.node.close().await];
     for own in node.stores.own.values() {
         closed.push(own.store.close().await);
@@ -265,25 +271,33 @@ async fn open_database(settings: &Settings, data_dir: &DataDir) -> Result<Databa
     Ok(database)
 }
 
-/// The node's store, and those that back-ends have for themselves.
-async fn open_stores(config: &Config, data_dir: &DataDir) -> Result<Stores> {
-    let node = open_store(data_dir.join("store")).await?;
+/// The node's store, and those that back-ends have for themselves; and the embedded ones of them,
+/// with their folders.
+async fn open_stores(
+    config: &Config,
+    data_dir: &DataDir,
+) -> Result<(Stores, Vec<(PathBuf, Arc<EmbeddedStore>)>)> {
+    let folder = data_dir.join("store");
+    let node = open_store(folder.clone()).await?;
+    let mut embedded = vec![(folder, Arc::clone(&node))];
     let mut own = BTreeMap::new();
     for folder in backends::store_folders(config)? {
         let path = data_dir.path().join(&folder);
         let nbd_socket = path.join("nbd.sock");
-        let store = open_store(path).await?;
+        let store = open_store(path.clone()).await?;
+        embedded.push((path, Arc::clone(&store)));
         own.insert(folder, OwnStore { store, nbd_socket });
     }
     let mut clusters = Vec::new();
     for reach in ceph::all(config)? {
         clusters.push(connect(reach).await?);
     }
-    Ok(Stores {
+    let stores = Stores {
         node,
         own,
         clusters,
-    })
+    };
+    Ok((stores, embedded))
 }
 
 /// Connects to a cluster, which may be starting, too.
@@ -305,7 +319,7 @@ async fn connect(reach: Reach) -> Result<Cluster> {
     })
 }
 
-async fn open_store(folder: PathBuf) -> Result<Arc<dyn ImageStore>> {
+async fn open_store(folder: PathBuf) -> Result<Arc<EmbeddedStore>> {
     let open = move || EmbeddedStore::open(&folder, EmbeddedOptions::default());
     let opened = tokio::task::spawn_blocking(open).await;
     Ok(opened.map_err(|error| Error::Start(error.to_string()))??)

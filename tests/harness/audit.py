@@ -57,6 +57,8 @@ def audit_store(server, cloud: Cloud) -> None:
     server.settle()
     server.stop()
     held = server.store_usage()["images"]
+    for image in held:
+        image["snapshots"] = [snapshot["name"] for snapshot in image["snapshots"]]
     server.start()
     # Deleted, but still needed by a clone.
     kept = {image["image"].removeprefix("volume-").removesuffix(".deleted") for image in held if image["image"].endswith(".deleted")}

@@ -123,15 +123,16 @@ class Basalt:
         return result.stdout
 
     def store_usage(self) -> dict:
-        """What the store holds, by `basalt store du --json`; the server must be stopped."""
+        """What the store holds, by `basalt store du --json`, beside the server or without it."""
         return json.loads(self.operator("store", "du", "--json"))
+
+    def used_bytes(self) -> int:
+        """Data that images and snapshots keep, shared data once."""
+        return self.store_usage()["used_bytes"]
 
     def store_bytes(self) -> int:
         """Bytes that the store's data takes on the file system, holes left out."""
-        total = 0
-        for path in (self.data / "store").rglob("*.blk"):
-            total += path.stat().st_blocks * 512
-        return total
+        return sum(path.stat().st_blocks * 512 for path in (self.data / "store" / "chunks").iterdir())
 
     def check_store(self) -> None:
         """The store finds nothing wrong with itself; the server must be stopped."""
