@@ -142,8 +142,13 @@ async fn types(world: &World, name: &str) -> String {
         let body = json!({"qos_specs": {"name": unique, "a": "b"}});
         return id_of(world, ADMIN, "/qos-specs", body, "qos_specs").await;
     }
+    // No pool has the capability.
+    let extra_specs = match name {
+        "plain-type" => json!({}),
+        _ => json!({"a": "b"}),
+    };
     let body = json!({"volume_type": {
-        "name": unique, "extra_specs": {"a": "b"}, "os-volume-type-access:is_public": name != "private-type",
+        "name": unique, "extra_specs": extra_specs, "os-volume-type-access:is_public": name != "private-type",
     }});
     let id = id_of(world, ADMIN, "/types", body, "volume_type").await;
     if name == "encrypted-type" {
@@ -156,13 +161,14 @@ async fn types(world: &World, name: &str) -> String {
 
 async fn group_type(world: &World, is_public: bool) -> String {
     let name = format!("group-type-{}", uuid::Uuid::new_v4());
-    let body = json!({"group_type": {"name": name, "is_public": is_public, "group_specs": {"a": "b"}}});
+    let body =
+        json!({"group_type": {"name": name, "is_public": is_public, "group_specs": {"a": "b"}}});
     id_of(world, ADMIN, "/group_types", body, "group_type").await
 }
 
 /// A group or a consistency group with a volume, or a snapshot of one.
 async fn groups(world: &World, name: &str) -> String {
-    let volume_type = types(world, "type").await;
+    let volume_type = types(world, "plain-type").await;
     let (path, key, body) = if name.starts_with("cg") {
         let body = json!({"consistencygroup": {"volume_types": format!("{volume_type},")}});
         ("/consistencygroups", "consistencygroup", body)
