@@ -3,16 +3,20 @@
 use async_trait::async_trait;
 use database::Tx;
 use serde::{Deserialize, Serialize};
+use storage::ImageHandle;
 use taskflow::{BoxTask, Flow, NewFlow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
 use super::create_from_backup::Restore;
-use super::create_from_image::{CloneImage, CopyImage, IMAGE_TOO_BIG, IMAGE_UNACCEPTABLE};
+use super::create_from_image::{CloneImage, CopyImage};
 use super::create_from_snapshot::CloneSnapshot;
 use super::create_from_volume::{CloneSource, LimitDepth, SnapshotSource};
+use super::image_disk::{IMAGE_TOO_BIG, IMAGE_UNACCEPTABLE};
 use super::outcome::{end_download, tell, warn_if_reset};
-use super::steps::{OUT_OF_SPACE, STORE_RETRY, ensure_image, gib_to_bytes, remove_image};
-use super::{Requester, addressed, chain_lock, snapshot_lock, volume_lock};
+use super::steps::{
+    OUT_OF_SPACE, STORE_RETRY, ensure_image, gib_to_bytes, remove_image, store_failure,
+};
+use super::{Requester, addressed, chain_lock, encrypted, snapshot_lock, volume_lock};
 use crate::SCHEDULER_QUEUE;
 use crate::db::messages::{Action, Detail, Resource};
 use crate::db::metadata::{self, Kind, Metadata};
@@ -54,6 +58,18 @@ pub struct CreateVolumeParams {
     pub volume_id: Uuid,
     pub size_gib: u32,
     pub source: VolumeSource,
+    /// How the volume is to be encrypted, unless the bytes of its source are already.
+    #[serde(default)]
+    pub encryption: Option<Encryption>,
+}
+
+/// The key of a new encrypted volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encryption {
+    /// The key manager's name of the key that opens the volume.
+    pub key_id: Uuid,
+    /// Of the cipher's key, which the volume's header keeps.
+    pub key_bits: u32,
 }
 
 /// Volume `creating` (→ `downloading`) → `available`, or `error`.
@@ -109,7 +125,7 @@ impl Flow for CreateVolume {
     }
 }
 
-/// An image of zeroes of the volume's size.
+/// An image of zeroes of the volume's size; of an encrypted volume, with its header.
 struct CreateImage;
 
 #[async_trait]
@@ -128,7 +144,12 @@ impl Task<CreateVolume> for CreateImage {
             &place.image,
             gib_to_bytes(run.params.size_gib),
         )
-        .await
+        .await?;
+        if let Some(encryption) = run.params.encryption {
+            let disk = encrypted::format(run.ctx.as_ref(), &place, encryption).await?;
+            disk.flush().await.map_err(store_failure)?;
+        }
+        Ok(())
     }
 
     async fn revert(&self, run: &Run<CreateVolume>, _: Option<&()>) -> Result<(), TaskError> {

@@ -54,6 +54,8 @@ pub(in crate::api) struct BackupView {
     metadata: Option<Metadata>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encryption_key_id: Option<Uuid>,
 }
 
 impl BackupView {
@@ -89,6 +91,7 @@ impl BackupView {
             project_id: (admin && call.at_least(18)).then_some(backup.project_id),
             metadata: call.at_least(43).then_some(metadata),
             user_id: (admin && call.at_least(56)).then_some(backup.user_id),
+            encryption_key_id: backup.encryption_key_id.filter(|_| call.at_least(64)),
         }
     }
 }

@@ -89,6 +89,8 @@ pub(in crate::api) struct VolumeView {
     #[serde(skip_serializing_if = "Option::is_none")]
     volume_type_id: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    encryption_key_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     consumes_quota: Option<bool>,
 }
 
@@ -126,7 +128,7 @@ impl VolumeView {
             links: call.links.of("volumes", volume.id),
             user_id: volume.user_id,
             bootable: if volume.bootable { "true" } else { "false" },
-            encrypted: false,
+            encrypted: volume.encryption_key_id.is_some(),
             replication_status: volume.replication_status,
             consistencygroup_id: volume.group_id.filter(|_| in_consistency_group),
             multiattach: volume.multiattach,
@@ -143,6 +145,7 @@ impl VolumeView {
             service_uuid: call.at_least(48).then_some(volume.service_uuid),
             cluster_name: (admin && call.at_least(61)).then_some(None),
             volume_type_id: call.at_least(63).then_some(volume.volume_type_id),
+            encryption_key_id: volume.encryption_key_id.filter(|_| call.at_least(64)),
             consumes_quota: call.at_least(65).then_some(volume.consumes_quota),
         }
     }
