@@ -5,7 +5,7 @@ use rest::RequestContext;
 use uuid::Uuid;
 
 use super::quota::{self, Addition};
-use super::{encryption, requester, services, types, volume_create, volumes};
+use super::{encryption, requester, services, types, volume_attach, volume_create, volumes};
 use crate::db::placements::{self, Placement};
 use crate::db::volume_types::VolumeType;
 use crate::db::volumes::Volume;
@@ -245,6 +245,7 @@ pub async fn complete(
     context: &RequestContext,
     volume: &Volume,
     new_volume: &str,
+    has_failed: bool,
 ) -> Result<Uuid> {
     let new_volume = volumes::get(service, context, new_volume).await?;
     let is_set = |status: &Option<String>| status.as_deref().is_some_and(|status| status != "none");
@@ -253,7 +254,12 @@ pub async fn complete(
         is_set(&new_volume.migration_status),
     ) {
         // Nothing migrates: the compute service has swapped two volumes, and each stays itself.
-        (false, false) => Ok(new_volume.id),
+        (false, false) => {
+            if !has_failed {
+                volume_attach::swap(service, volume.id, new_volume.id).await?;
+            }
+            Ok(new_volume.id)
+        }
         (false, true) => Err(Error::invalid_volume("Source volume not mid-migration.")),
         (true, false) => Err(Error::invalid_volume(
             "Destination volume not mid-migration.",

@@ -137,6 +137,7 @@ pub async fn create(
         image_metadata: Metadata::new(),
         attachments: Vec::new(),
         in_consistency_group: !consistency_groups.is_empty(),
+        cluster_name: None,
     })
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 pub use barbican::Client;
 
 /// The id under which [`KeyManager::Fixed`] knows its only key.
-const FIXED_KEY_ID: Uuid = Uuid::nil();
+pub const FIXED_KEY_ID: Uuid = Uuid::nil();
 /// The longest key of any cipher.
 const MAX_KEY_BYTES: usize = 64;
 

@@ -12,6 +12,7 @@ use crate::db::metadata::Metadata;
 use crate::db::status;
 use crate::db::volumes::Volume;
 use crate::domain::volumes::VolumeDetails;
+use crate::keys::FIXED_KEY_ID;
 
 /// `{"volume": …}`
 #[derive(Debug, Serialize)]
@@ -103,6 +104,7 @@ impl VolumeView {
             metadata,
             attachments,
             in_consistency_group,
+            cluster_name,
             ..
         } = details;
         let admin = call.context.is_admin;
@@ -143,9 +145,9 @@ impl VolumeView {
             provider_id: (admin && call.at_least(21)).then_some(volume.provider_id),
             shared_targets: call.at_least(48).then_some(shared_targets),
             service_uuid: call.at_least(48).then_some(volume.service_uuid),
-            cluster_name: (admin && call.at_least(61)).then_some(None),
+            cluster_name: (admin && call.at_least(61)).then_some(cluster_name),
             volume_type_id: call.at_least(63).then_some(volume.volume_type_id),
-            encryption_key_id: volume.encryption_key_id.filter(|_| call.at_least(64)),
+            encryption_key_id: shown_key(volume.encryption_key_id, call),
             consumes_quota: call.at_least(65).then_some(volume.consumes_quota),
         }
     }
@@ -172,6 +174,11 @@ impl VolumeView {
             ..VolumeView::plain(call, details)
         }
     }
+}
+
+/// The key since 3.64, unless it is the one that all volumes share.
+pub(super) fn shown_key(key_id: Option<Uuid>, call: &Call) -> Option<Uuid> {
+    key_id.filter(|id| call.at_least(64) && *id != FIXED_KEY_ID)
 }
 
 /// One entry of a volume's `attachments`.
