@@ -178,7 +178,6 @@ pub async fn reimage(
     }
     let params = ReimageVolumeParams {
         volume_id: volume.id,
-        size_gib: volume.size_gib,
         image,
         snapshot: snapshot.map(|snapshot| (snapshot.id, snapshot.volume_id)),
         encryption,

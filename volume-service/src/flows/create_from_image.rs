@@ -10,7 +10,7 @@ use taskflow::{Retry, Run, Task, TaskError};
 use super::create_from_snapshot::wrong_source;
 use super::create_volume::{CreateVolume, VolumeSource, failed, place, remove_volume_image};
 use super::encrypted;
-use super::image_disk::{ImageDisk, check_formats, check_size, is_raw};
+use super::image_disk::{ImageDisk, check_formats, check_room, is_raw};
 use super::image_source::{Spool, image_failure, parse_location};
 use super::outcome::settle;
 use super::steps::{
@@ -53,7 +53,7 @@ impl Task<CreateVolume> for CloneImage {
             });
         };
         let size_bytes = snapshot_size(target.store(), parent).await?;
-        check_size(size_bytes, run.params.size_gib)?;
+        check_room(size_bytes, gib_to_bytes(run.params.size_gib))?;
         ensure_clone(target.store(), parent, &target.image).await?;
         ensure_size(
             target.store(),
@@ -123,7 +123,6 @@ impl Task<CreateVolume> for CopyImage {
         let disk = ImageDisk {
             client: &run.ctx.images,
             image,
-            size_gib: run.params.size_gib,
             is_zeroed: run.params.encryption.is_none(),
             watch: run,
         };
@@ -190,7 +189,9 @@ mod tests {
     use uuid::Uuid;
 
     use super::super::create_volume::tests::case;
-    use super::super::testbed::{Disk, World, pattern, volume_image};
+    use super::super::create_volume::{CreateVolumeParams, Encryption};
+    use super::super::testbed::{Disk, HOST, World, pattern, requester, volume_image};
+    use super::super::volume_queue;
     use super::*;
     use crate::db::metadata::{self, Kind};
     use crate::db::volumes;
@@ -289,6 +290,26 @@ mod tests {
             file.extend_from_slice(&piece);
         }
         (file.into(), disk.head(volume_id).await)
+    }
+
+    #[tokio::test]
+    async fn a_disk_of_the_volumes_size_does_not_fit_behind_a_header() {
+        let (file, _) = qcow2().await;
+        let world = World::new().await;
+        let image = world.images.add("qcow2", Some(file), None);
+        let volume_id = world.volume_row(1, None).await;
+        let params = CreateVolumeParams {
+            volume_id,
+            size_gib: 1,
+            source: VolumeSource::Image { image },
+            encryption: Some(Encryption {
+                key_id: Uuid::nil(),
+                key_bits: 256,
+            }),
+        };
+        let flow = CreateVolume::new_flow(&params, &volume_queue(HOST), &requester());
+        assert_eq!(world.run::<CreateVolume>(flow).await, "REVERTED");
+        assert!(world.store.images("volumes").await.unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -64,9 +64,8 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    async fn volume(world: &World, source: VolumeSource) -> Uuid {
-        let volume_id = world.volume_row(1, None).await;
-        let params = CreateVolumeParams {
+    fn params(volume_id: Uuid, source: VolumeSource) -> CreateVolumeParams {
+        CreateVolumeParams {
             volume_id,
             size_gib: 1,
             source,
@@ -74,7 +73,12 @@ mod tests {
                 key_id: Uuid::nil(),
                 key_bits: 256,
             }),
-        };
+        }
+    }
+
+    async fn volume(world: &World, source: VolumeSource) -> Uuid {
+        let volume_id = world.volume_row(1, None).await;
+        let params = params(volume_id, source);
         let flow = CreateVolume::new_flow(&params, &volume_queue(HOST), &requester());
         assert_eq!(world.run::<CreateVolume>(flow).await, "SUCCESS");
         volume_id
@@ -134,15 +138,7 @@ mod tests {
     async fn without_its_key_there_is_no_volume() {
         let world = World::with(|manager| manager.keys = Default::default()).await;
         let volume_id = world.volume_row(1, None).await;
-        let params = CreateVolumeParams {
-            volume_id,
-            size_gib: 1,
-            source: VolumeSource::Empty,
-            encryption: Some(Encryption {
-                key_id: Uuid::nil(),
-                key_bits: 256,
-            }),
-        };
+        let params = params(volume_id, VolumeSource::Empty);
         let flow = CreateVolume::new_flow(&params, &volume_queue(HOST), &requester());
         assert_eq!(world.run::<CreateVolume>(flow).await, "REVERTED");
         let status = world.column("volumes", volume_id, "status").await;

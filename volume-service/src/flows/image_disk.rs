@@ -6,7 +6,7 @@ use storage::{ImageHandle, SnapshotSpec};
 use taskflow::TaskError;
 
 use super::image_source::{HttpSource, Spool, format_failure, image_failure};
-use super::steps::{gib_to_bytes, store_failure};
+use super::steps::store_failure;
 use super::transfer::{HandleSource, PIECE_BYTES, Watch, check, write_sparse};
 use crate::images::{Client, Image};
 use crate::manager::Placement;
@@ -20,8 +20,6 @@ pub(super) const IMAGE_TOO_BIG: &str = "ImageTooBig";
 pub(super) struct ImageDisk<'a> {
     pub client: &'a Client,
     pub image: &'a Image,
-    /// The volume's.
-    pub size_gib: u32,
     /// The target reads as zeroes, so that these need not be written.
     pub is_zeroed: bool,
     pub watch: &'a dyn Watch,
@@ -61,7 +59,7 @@ impl ImageDisk<'_> {
         {
             check(self.watch)?;
             let end = writer.end().saturating_add(chunk.len() as u64);
-            check_size(end, self.size_gib)?;
+            check_room(end, target.size_bytes())?;
             writer.push(&chunk).await?;
             self.watch.progress(end as f64 / length_bytes as f64).await;
         }
@@ -121,7 +119,7 @@ impl ImageDisk<'_> {
     ) -> Result<(), TaskError> {
         let mut reader = Qcow2Reader::open(source).await.map_err(format_failure)?;
         let size_bytes = reader.virtual_size_bytes();
-        check_size(size_bytes, self.size_gib)?;
+        check_room(size_bytes, target.size_bytes())?;
         while let Some(extent) = reader.next_extent().await.map_err(format_failure)? {
             check(self.watch)?;
             let end = match extent {
@@ -228,11 +226,12 @@ pub(super) fn check_formats(image: &Image) -> Result<(), TaskError> {
     Err(TaskError::new(IMAGE_UNACCEPTABLE, text))
 }
 
-pub(super) fn check_size(disk_bytes: u64, size_gib: u32) -> Result<(), TaskError> {
-    if disk_bytes <= gib_to_bytes(size_gib) {
+/// Whether a disk fits into a volume's image, or behind its header.
+pub(super) fn check_room(disk_bytes: u64, room_bytes: u64) -> Result<(), TaskError> {
+    if disk_bytes <= room_bytes {
         return Ok(());
     }
-    let text = format!("the image's disk of {disk_bytes} bytes does not fit into {size_gib} GiB");
+    let text = format!("the image's disk of {disk_bytes} bytes does not fit into {room_bytes}");
     Err(TaskError::new(IMAGE_TOO_BIG, text))
 }
 

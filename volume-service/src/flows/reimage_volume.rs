@@ -30,7 +30,6 @@ const KEPT: &str = "reimage_kept";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReimageVolumeParams {
     pub volume_id: Uuid,
-    pub size_gib: u32,
     /// As the requester's own token showed it.
     pub image: Image,
     /// Where the image stands for a snapshot (Nova's image of a server that boots from a
@@ -172,7 +171,6 @@ impl Task<ReimageVolume> for Overwrite {
             let disk = ImageDisk {
                 client: &run.ctx.images,
                 image,
-                size_gib: run.params.size_gib,
                 is_zeroed: false,
                 watch: run,
             };
@@ -195,7 +193,6 @@ impl Task<ReimageVolume> for Overwrite {
         let disk = ImageDisk {
             client: &run.ctx.images,
             image,
-            size_gib: run.params.size_gib,
             is_zeroed: true,
             watch: run,
         };
@@ -331,7 +328,6 @@ mod tests {
         let params = ReimageVolumeParams {
             encryption: None,
             volume_id,
-            size_gib: 1,
             image,
             snapshot: None,
             previous_status: previous_status.to_owned(),
@@ -458,7 +454,6 @@ mod tests {
                 let params = ReimageVolumeParams {
                     encryption: None,
                     volume_id: id,
-                    size_gib: 1,
                     image: world.images.add("raw", Some(Bytes::new()), None),
                     snapshot: Some((snapshot_id, source)),
                     previous_status: status::AVAILABLE.to_owned(),
