@@ -16,6 +16,7 @@ use crate::db::clusters;
 use crate::db::connections;
 use crate::db::services::{self, Capabilities};
 use crate::db::volumes::{self, Volume};
+use crate::keys::KeyManager;
 use crate::{Options, flows, images};
 
 /// How often heartbeat and capabilities are written (Cinder's `report_interval`).
@@ -125,6 +126,8 @@ pub struct Manager {
     pub images: images::Client,
     /// Told of what happens to volumes that servers have.
     pub compute: Compute,
+    /// Has the keys of encrypted volumes.
+    pub keys: KeyManager,
 }
 
 /// The image that holds a volume.
@@ -398,6 +401,7 @@ mod tests {
             volume_id,
             size_gib: 1,
             source: VolumeSource::Empty,
+            encryption: None,
         };
         let by = Requester {
             request_id: "r".into(),

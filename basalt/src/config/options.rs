@@ -259,6 +259,11 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("nova", "certfile", Text, "", "Certificate to show to the compute API."),
     option("nova", "keyfile", Text, "", "Key of certfile."),
     option("nova", "insecure", Boolean, "false", "Believe any certificate of the compute API."),
+    option("key_manager", "backend", Choice(KEY_MANAGERS), "barbican", "Where the keys of encrypted volumes are: in Barbican, or one fixed key for all of them (for tests)."),
+    option("key_manager", "fixed_key", Secret, "", "The fixed key, in hexadecimal digits."),
+    option("barbican", "barbican_endpoint", Text, "", "URL of the key manager API. Without it, volumes of encrypted types are refused."),
+    option("barbican", "verify_ssl", Boolean, "true", "Believe no certificate of Barbican that is not signed by a known authority."),
+    option("barbican", "verify_ssl_path", Text, "", "Authorities that sign Barbican's certificate; the system's unless set."),
     option("nbd", "unix_socket", Text, "", "Path of the NBD socket; DIR/nbd.sock unless set."),
     option("nbd", "tcp_listen", Text, "", "address:port that serves NBD as well."),
     option("nbd", "unix_access", Choice(&["open", "attached"]), "open", "Who opens the socket (it is this user's alone) reads and writes every volume, or only with the name that an attachment was given."),
@@ -270,6 +275,14 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("nbd", "stall_timeout", SECONDS_AT_LEAST_1, "300", "Seconds after which a client is cut off that stops in the middle of a request or does not take its replies."),
     option("nbd", "idle_timeout", SECONDS, "0", "Seconds after which a client is cut off that asks for nothing; 0: never."),
 ];
+
+/// Names of [key_manager] backend: Barbican's and the fixed key's, by their short and their class names.
+pub const KEY_MANAGERS: &[&str] = &[
+    "barbican",
+    "castellan.key_manager.barbican_key_manager.BarbicanKeyManager",
+    FIXED_KEY_MANAGER,
+];
+pub const FIXED_KEY_MANAGER: &str = "cinder.keymgr.conf_key_mgr.ConfKeyManager";
 
 /// Options of the Python services that mean nothing here, and why.
 pub const UNUSED: &[(&str, &str, &str)] = &[

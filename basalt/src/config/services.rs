@@ -7,11 +7,12 @@ use std::sync::Arc;
 use image_service::{Engines, ImportFilter, StoreKind, StoreOptions};
 use rest::http_client::Tls;
 use storage::ImageStore;
+use volume_service::keys::Key;
 use volume_service::manager::BackupTarget;
 use volume_service::scheduler::{filters, weighers};
 
 use super::backends::Stores;
-use super::options::IMAGE_STORE;
+use super::options::{FIXED_KEY_MANAGER, IMAGE_STORE};
 use super::settings::required;
 use super::{Config, ConfigError, ceph};
 
@@ -101,6 +102,37 @@ pub fn compute_tls(config: &Config) -> Result<Tls, ConfigError> {
         "nova",
         ["cafile", "certfile", "keyfile", "insecure"],
     )
+}
+
+/// What TLS to Barbican takes.
+pub fn barbican_tls(config: &Config) -> Result<Tls, ConfigError> {
+    let path = config.text("barbican", "verify_ssl_path")?;
+    Ok(Tls {
+        cafile: path.map(|path| config.beside(&path)),
+        insecure: !config.boolean("barbican", "verify_ssl")?,
+        ..Tls::default()
+    })
+}
+
+/// `[key_manager] fixed_key`, where the fixed key is the back-end.
+pub fn fixed_key(config: &Config) -> Result<Option<Key>, ConfigError> {
+    if config.text("key_manager", "backend")?.as_deref() != Some(FIXED_KEY_MANAGER) {
+        return Ok(None);
+    }
+    let wrong = |reason: &str| ConfigError::option("key_manager", "fixed_key", reason);
+    let digits = config.text("key_manager", "fixed_key")?;
+    let digits = digits.ok_or_else(|| wrong("must be set with this backend"))?;
+    let pairs = (0..digits.len())
+        .step_by(2)
+        .map(|at| digits.get(at..at + 2));
+    let bytes: Option<Vec<u8>> = pairs
+        .map(|pair| u8::from_str_radix(pair?, 16).ok())
+        .collect();
+    match bytes {
+        Some(bytes) if (16..=64).contains(&bytes.len()) => Ok(Some(Key::new(bytes))),
+        // The text is a secret.
+        _ => Err(wrong("must be 32 to 128 hexadecimal digits")),
+    }
 }
 
 fn tls(config: &Config, section: &str, names: [&str; 4]) -> Result<Tls, ConfigError> {

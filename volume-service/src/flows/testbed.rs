@@ -27,6 +27,7 @@ use crate::Options;
 use crate::compute::Compute;
 use crate::db::{backups, group_snapshots, groups, snapshots, status, volumes};
 use crate::images;
+use crate::keys::{Key, KeyManager};
 use crate::manager::{Backend, BackupTarget, Manager, snapshot_name, volume_image_name};
 
 pub(crate) const HOST: &str = "host@memory#volumes";
@@ -184,6 +185,7 @@ impl World {
             images: images::Client::new(&images.endpoint, &Tls::default(), Arc::new(StaticToken))
                 .unwrap(),
             compute: Compute::Absent,
+            keys: KeyManager::Fixed(Key::new(vec![0x5a; 32])),
         };
         configure(&mut manager);
         manager.prepare().await.unwrap();
@@ -211,6 +213,7 @@ impl World {
             snapshot_id: None,
             source_volid,
             multiattach: false,
+            encryption_key_id: None,
             consumes_quota: true,
         };
         let mut tx = self.database.begin().await.unwrap();
@@ -302,6 +305,7 @@ impl World {
             container: None,
             availability_zone: None,
             host: Some("host".into()),
+            encryption_key_id: None,
             data_timestamp: None,
         };
         let mut tx = self.database.begin().await.unwrap();
@@ -374,6 +378,7 @@ impl World {
             volume_id,
             size_gib,
             source,
+            encryption: None,
         };
         CreateVolume::new_flow(&params, &volume_queue(HOST), &requester()).unwrap()
     }
