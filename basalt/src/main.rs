@@ -1,6 +1,6 @@
 //! The one binary: `basalt serve` and the operator's commands.
 //!
-//! Exit status: 0 done, 1 an error (one line on stderr), 2 wrong usage.
+//! Exit status: 0 done, 1 an error (one line on stderr), 2 wrong usage, 3 a store is damaged.
 
 mod clouds_yaml;
 mod commands;
@@ -11,6 +11,7 @@ mod logging;
 mod secrets;
 mod serve;
 mod signals;
+mod store_calls;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ use error::{Error, Result};
 const MOST_WORKER_THREADS: usize = 8;
 /// Threads for blocking calls (files, hashing); each costs memory, so they are capped.
 const MOST_BLOCKING_THREADS: usize = 32;
+/// Exit status of a command that found damage.
+const DAMAGED: u8 = 3;
 
 /// Block storage and images with the APIs of OpenStack's Cinder and Glance. Without a command
 /// it serves.
@@ -78,9 +81,15 @@ enum Command {
     /// Look at one flow, or decide about one that is parked.
     #[command(subcommand)]
     Flow(FlowCommand),
-    /// Look at the embedded store, while no server uses it.
-    #[command(subcommand)]
-    Store(StoreCommand),
+    /// Look after an embedded store, beside the server that uses it or without one.
+    #[command(after_help = "Exit status: 0 sound, 1 an error, 2 wrong usage, 3 damage was found.")]
+    Store {
+        /// The folder of the store: the node's, or a back-end's basalt_store_dir.
+        #[arg(long, global = true, value_name = "DIR", default_value = "store")]
+        folder: PathBuf,
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Look at the database.
     #[command(subcommand)]
     Db(DbCommand),
@@ -111,19 +120,31 @@ enum FlowCommand {
 
 #[derive(Subcommand)]
 enum StoreCommand {
-    /// Compare all maps, counts and links with each other, and all data with its checksums.
+    /// Compare all maps, counts and links with each other, and all data with its checksums. No
+    /// server may use the store.
     Check {
         /// Leave the data out.
         #[arg(long)]
         quick: bool,
+        /// Read at most so many MiB in a second; 0: as fast as the disk.
+        #[arg(long, value_name = "MIB", default_value_t = 0)]
+        rate_mib: u64,
     },
-    /// Read everything slowly, and compare it with its checksums.
+    /// Read everything that is in use in the order of the disk, and compare it with its checksums.
     Scrub {
-        /// Read at most so many MiB in a second.
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
-        most_mib_per_second: u64,
+        /// Read at most so many MiB in a second; 0: as fast as the disk.
+        #[arg(long, value_name = "MIB", default_value_t = 100)]
+        rate_mib: u64,
     },
-    /// What each image uses.
+    /// Put the scattered data of an image in order. Snapshots stay as they are.
+    Defragment {
+        /// POOL/IMAGE, as `du` names it.
+        image: String,
+        /// Move at most so many MiB in a second; 0: as fast as the disk.
+        #[arg(long, value_name = "MIB", default_value_t = 100)]
+        rate_mib: u64,
+    },
+    /// What each image and snapshot maps, and what it has for itself: removing it sets that free.
     Du {
         /// Print a JSON object.
         #[arg(long)]
@@ -176,6 +197,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
+        }
+        Err(error @ Error::Damaged { .. }) => {
+            eprintln!("basalt: {error}");
+            ExitCode::from(DAMAGED)
         }
         Err(error) => {
             eprintln!("basalt: {error}");
@@ -241,11 +266,22 @@ async fn operate(command: Command, data_dir: &std::path::Path, settings: &Settin
                 FlowCommand::Abandon { id } => flows::abandon(&database, id).await,
             }
         }
-        Command::Store(StoreCommand::Check { quick }) => store::check(data_dir, !quick, None).await,
-        Command::Store(StoreCommand::Scrub {
-            most_mib_per_second,
-        }) => store::check(data_dir, true, Some(most_mib_per_second << 20)).await,
-        Command::Store(StoreCommand::Du { json }) => store::du(data_dir, json).await,
+        Command::Store { folder, command } => {
+            let place = store::Place {
+                data_dir: data_dir.to_owned(),
+                folder,
+            };
+            match command {
+                StoreCommand::Check { quick, rate_mib } => {
+                    store::check(&place, !quick, rate_mib).await
+                }
+                StoreCommand::Scrub { rate_mib } => store::scrub(&place, rate_mib).await,
+                StoreCommand::Defragment { image, rate_mib } => {
+                    store::defragment(&place, &image, rate_mib).await
+                }
+                StoreCommand::Du { json } => store::du(&place, json).await,
+            }
+        }
         Command::Image(ImageCommand::Metadefs(MetadefsCommand::Load { folder, replace })) => {
             let database = open_database(data_dir, settings).await?;
             metadefs::load(&database, &folder, replace).await

@@ -6,6 +6,7 @@
 //! end within the grace period is dropped, and the next start resumes it.
 
 mod bells;
+pub mod control;
 mod identity;
 mod image;
 mod listen;
@@ -28,13 +29,15 @@ use rest::identity::{Identity, TokenSource};
 use rest::policy::Policy;
 use rest::server::ServerOptions;
 use storage::ImageStore;
+use storage::ceph::CephStore;
 use storage::embedded::{EmbeddedOptions, EmbeddedStore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use volume_service::connection::Connection;
 
 use crate::commands;
-use crate::config::backends::{self, OwnStore, Stores};
+use crate::config::backends::{self, Cluster, OwnStore, Stores};
+use crate::config::ceph::{self, Reach};
 use crate::config::{Config, Settings, policy};
 use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
@@ -116,7 +119,7 @@ pub async fn serve(
     let data_dir = DataDir::open(data_dir)?;
     let secrets = Secrets::load_or_make(&data_dir.join("secrets.json"))?;
     let sockets = listen::bind(&settings, &data_dir, roles).await?;
-    let (database, stores) = tokio::try_join!(
+    let (database, (stores, embedded)) = tokio::try_join!(
         open_database(&settings, &data_dir),
         open_stores(&config, &data_dir)
     )?;
@@ -142,10 +145,18 @@ pub async fn serve(
         outbox,
     };
 
+    let control = |(folder, store): (PathBuf, _)| control::start(&folder, store, &stop);
+    let controls: Vec<_> = embedded.into_iter().map(control).collect();
     let outcome = run(&node, sockets, dev, &data_dir, &stop).await;
+    // Also when the start failed.
+    stop.cancel();
+    end(controls).await;
     let mut closed = vec![node.stores.node.close().await];
     for own in node.stores.own.values() {
         closed.push(own.store.close().await);
+    }
+    for cluster in &node.stores.clusters {
+        closed.push(cluster.store.close().await);
     }
     node.database.close().await;
     outcome?;
@@ -275,20 +286,55 @@ async fn open_database(settings: &Settings, data_dir: &DataDir) -> Result<Databa
     Ok(database)
 }
 
-/// The node's store, and those that back-ends have for themselves.
-async fn open_stores(config: &Config, data_dir: &DataDir) -> Result<Stores> {
-    let node = open_store(data_dir.join("store")).await?;
+/// The node's store, and those that back-ends have for themselves; and the embedded ones of them,
+/// with their folders.
+async fn open_stores(
+    config: &Config,
+    data_dir: &DataDir,
+) -> Result<(Stores, Vec<(PathBuf, Arc<EmbeddedStore>)>)> {
+    let folder = data_dir.join("store");
+    let node = open_store(folder.clone()).await?;
+    let mut embedded = vec![(folder, Arc::clone(&node))];
     let mut own = BTreeMap::new();
     for folder in backends::store_folders(config)? {
         let path = data_dir.path().join(&folder);
         let nbd_socket = path.join("nbd.sock");
-        let store = open_store(path).await?;
+        let store = open_store(path.clone()).await?;
+        embedded.push((path, Arc::clone(&store)));
         own.insert(folder, OwnStore { store, nbd_socket });
     }
-    Ok(Stores { node, own })
+    let mut clusters = Vec::new();
+    for reach in ceph::all(config)? {
+        clusters.push(connect(reach).await?);
+    }
+    let stores = Stores {
+        node,
+        own,
+        clusters,
+    };
+    Ok((stores, embedded))
 }
 
-async fn open_store(folder: PathBuf) -> Result<Arc<dyn ImageStore>> {
+/// Connects to a cluster, which may be starting, too.
+async fn connect(reach: Reach) -> Result<Cluster> {
+    let mut tries = 0;
+    let store = loop {
+        match CephStore::connect(reach.options.clone()).await {
+            Ok(store) => break store,
+            Err(error) if tries >= reach.retries => return Err(error.into()),
+            Err(error) => tracing::warn!(%error, "no connection to the Ceph cluster yet"),
+        }
+        tries += 1;
+        tokio::time::sleep(reach.interval).await;
+    };
+    Ok(Cluster {
+        monitors: store.monitors().await?,
+        options: reach.options,
+        store,
+    })
+}
+
+async fn open_store(folder: PathBuf) -> Result<Arc<EmbeddedStore>> {
     let open = move || EmbeddedStore::open(&folder, EmbeddedOptions::default());
     let opened = tokio::task::spawn_blocking(open).await;
     Ok(opened.map_err(|error| Error::Start(error.to_string()))??)

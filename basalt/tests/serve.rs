@@ -291,8 +291,19 @@ fn operators_commands_work_beside_a_running_server_and_without_one() {
         "00000000-0000-0000-0000-000000000000",
     ]));
     assert!(unknown.contains("no flow"), "{unknown}");
-    let busy = refused(&run(&["store", "du"]));
+    let busy = refused(&run(&["store", "check"]));
     assert!(busy.contains("another basalt process"), "{busy}");
+    for arguments in [
+        &["store", "du"][..],
+        &["store", "scrub", "--rate-mib", "0"],
+        &["store", "du", "--json"],
+    ] {
+        let output = run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        assert!(!output.stdout.is_empty(), "{arguments:?}");
+    }
+    let missing = refused(&run(&["store", "defragment", "volumes/none"]));
+    assert!(missing.contains("does not exist"), "{missing}");
     assert_eq!(server.stop().code(), Some(0));
 
     let output = run(&["store", "du", "--json"]);

@@ -31,6 +31,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     7 "0007_backends",
     8 "0008_image_import",
     9 "0009_metadefs",
+    10 "0010_encryption_keys",
     12 "0012_notifications",
 ];
 

@@ -14,6 +14,7 @@
 //! deleted, and its space comes back. Both are done by the flows, taken up at the next start.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use database::Database;
@@ -60,6 +61,7 @@ pub use metadef::load::{Loaded, load_folder as load_metadefs};
 pub use notices::Notices;
 pub use options::{ImportFilter, Options, StoreKind, StoreOptions};
 pub use quota::Limits;
+pub use stores::Engines;
 
 use cache::ImageCache;
 use remote_image::Grants;
@@ -69,9 +71,13 @@ use uploads::Uploads;
 /// Imports that run at the same time; further ones wait.
 const CONCURRENT_IMPORTS: usize = 8;
 
+/// How often what is in the pools' trash is looked at.
+const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The service: what handlers and flows work with.
 pub struct ImageService {
     pub(crate) database: Database,
+    /// Of the default store.
     pub(crate) store: Arc<dyn ImageStore>,
     pub(crate) stores: Stores,
     pub(crate) options: Options,
@@ -93,19 +99,20 @@ impl ImageService {
     /// Errors: options that contradict each other.
     pub async fn new(
         database: Database,
-        store: Arc<dyn ImageStore>,
+        engines: impl Into<Engines>,
         options: Options,
         notices: Notices,
     ) -> Result<Arc<Self>> {
+        let engines = engines.into();
         metadef::load::standard_set(&database).await?;
         let cache = open_cache(&options)?;
-        let stores = Stores::new(&store, &options)?;
+        let stores = Stores::new(&engines, &options)?;
         for pool in stores.pools() {
             pool.engine.ensure_pool(&pool.name).await?;
         }
         Ok(Arc::new(ImageService {
             database,
-            store,
+            store: engines.default,
             stores,
             options,
             policy: policy::default_policy(),
@@ -164,6 +171,23 @@ impl ImageService {
             imports.build(),
             cache.build(),
         ]
+    }
+
+    /// Gives back what clones kept in the pools' trash when they lived, once a minute, until
+    /// `shutdown` resolves.
+    pub async fn purge_until(&self, shutdown: impl Future<Output = ()> + Send) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                () = tokio::time::sleep(PURGE_INTERVAL) => {}
+            }
+            for pool in self.stores.pools() {
+                if let Err(error) = pool.engine.purge(&pool.name).await {
+                    tracing::warn!(pool = pool.name, %error, "the pool is purged later");
+                }
+            }
+        }
     }
 
     /// Only the process that has the request can store its data.

@@ -5,7 +5,7 @@
 //! lies in a pool of its own beside them. Each store holds its own engine, so that one may lie in
 //! another cluster than the next.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use storage::{ImageSpec, ImageStore, SnapshotSpec};
@@ -21,6 +21,23 @@ const CHUNK_BYTES_MIN: usize = 64 << 10;
 const CHUNK_BYTES_MAX: usize = 16 << 20;
 /// The key of a location's metadata that names its store.
 const STORE_KEY: &str = "store";
+
+/// The engines that the stores lie in.
+#[derive(Clone)]
+pub struct Engines {
+    /// Of the default store, of staged data, and of the stores that are not in `by_id`.
+    pub default: Arc<dyn ImageStore>,
+    pub by_id: BTreeMap<String, Arc<dyn ImageStore>>,
+}
+
+impl<E: ImageStore> From<Arc<E>> for Engines {
+    fn from(engine: Arc<E>) -> Self {
+        Engines {
+            default: engine,
+            by_id: BTreeMap::new(),
+        }
+    }
+}
 
 /// A pool of an engine that keeps image data as `<id>@snap`.
 #[derive(Clone)]
@@ -103,8 +120,9 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// The stores of the options, all on one engine. Errors: the options contradict each other.
-    pub fn new(engine: &Arc<dyn ImageStore>, options: &Options) -> Result<Self> {
+    /// The stores of the options. Errors: the options contradict each other.
+    pub fn new(engines: &Engines, options: &Options) -> Result<Self> {
+        let engine = &engines.default;
         let chunk_bytes = options.rbd_store_chunk_size;
         let all: Vec<Store> = if options.enabled_backends.is_empty() {
             vec![Store {
@@ -121,6 +139,7 @@ impl Stores {
                 pool: match &options.kind {
                     StoreKind::Http => None,
                     StoreKind::Rbd { pool, chunk_bytes } => {
+                        let engine = engines.by_id.get(&options.id).unwrap_or(engine);
                         Some(Pool::new(engine, pool, *chunk_bytes))
                     }
                 },
@@ -238,14 +257,14 @@ fn unknown(id: Option<&str>) -> String {
 /// Every store needs a pool of its own, or a delete in one would take away the other's data.
 fn check_pools(all: &[Store], staging: &Pool) -> Result<()> {
     let mut ids = HashSet::new();
-    let mut pools = HashSet::from([staging.name.as_str()]);
+    let mut pools = HashSet::from([(staging.engine.fsid(), staging.name.as_str())]);
     for store in all {
         if !ids.insert(store.name()) || store.name().starts_with("os_glance_") {
             let reason = format!("the store id {:?} is reserved or named twice", store.name());
             return Err(Error::BadRequest(reason));
         }
         if let Some(pool) = &store.pool
-            && !pools.insert(&pool.name)
+            && !pools.insert((pool.engine.fsid(), &pool.name))
         {
             let reason = format!("pool {:?} belongs to two stores", pool.name);
             return Err(Error::BadRequest(reason));
@@ -272,7 +291,7 @@ mod tests {
     }
 
     fn stores(backends: Vec<StoreOptions>, default: Option<&str>) -> Result<Stores> {
-        let engine: Arc<dyn ImageStore> = Arc::new(MemoryStore::new());
+        let engine = Engines::from(Arc::new(MemoryStore::new()));
         let options = Options {
             enabled_backends: backends,
             default_backend: default.map(str::to_owned),

@@ -19,6 +19,7 @@ use crate::base_url::PublicEndpoint;
 use crate::body::{self, LimitBytes, declared_bytes};
 use crate::context::new_request_id;
 use crate::healthcheck;
+use crate::http_client;
 use crate::shape::{Pending, Rendered, default_message};
 use crate::{ErrorShape, ImageFault, RequestContext};
 
@@ -87,8 +88,10 @@ async fn frame(
     let id = identify(request.headers(), options.shape);
     let id_too_long = id.is_none();
     let id = id.unwrap_or_else(own_id);
-    let span = tracing::info_span!("request", request_id = %id.id);
+    let global_request_id = id.global_id.as_deref();
+    let span = tracing::info_span!("request", request_id = %id.id, global_request_id);
     let request_id = id.id.clone();
+    let forwarded = id.global_id.clone().unwrap_or_else(|| id.id.clone());
     let too_large = options.shape == ErrorShape::Volume
         && declared_bytes(request.headers())
             .is_some_and(|bytes| bytes > options.json_limit_bytes as u64);
@@ -106,7 +109,8 @@ async fn frame(
     } else if too_large {
         body::too_large()
     } else {
-        run(request, next).instrument(span.clone()).await
+        let work = run(request, next).instrument(span.clone());
+        http_client::on_behalf_of(forwarded, work).await
     };
     let mut response = in_shape(response, options.shape, &accept, &method);
     stamp(response.headers_mut(), &request_id, options.shape);

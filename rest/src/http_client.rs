@@ -3,11 +3,32 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::{Certificate, ClientBuilder, Identity};
+use reqwest::{Certificate, ClientBuilder, Identity, RequestBuilder};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A bundle of all public authorities has a quarter of this.
 const BIGGEST_PEM_BYTES: u64 = 4 << 20;
+
+/// By which the services of a cloud tell which of their requests belong together.
+const REQUEST_ID: &str = "x-openstack-request-id";
+
+tokio::task_local! {
+    static REQUEST: String;
+}
+
+/// Does the work of a request: the calls that it makes are marked with the request's global id, or
+/// its own.
+pub async fn on_behalf_of<T>(request_id: String, work: impl Future<Output = T>) -> T {
+    REQUEST.scope(request_id, work).await
+}
+
+/// The call, with the id of the request that it is made for, if it is made for one.
+pub fn marked(call: RequestBuilder) -> RequestBuilder {
+    match REQUEST.try_with(String::clone) {
+        Ok(id) => call.header(REQUEST_ID, id),
+        Err(_) => call,
+    }
+}
 
 /// `cafile`, `certfile`, `keyfile` and `insecure` of keystoneauth's sections.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

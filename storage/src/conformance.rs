@@ -9,13 +9,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{Error, ImageStore};
+use crate::{Error, ImageStore, MAX_IMAGE_BYTES};
 
 /// How the suite gets at an engine.
 #[async_trait]
 pub trait Engine: Send + Sync {
     /// Opens the store; after it was closed, the same store again.
     async fn open(&self) -> Result<Arc<dyn ImageStore>, Error>;
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
     /// Called now and then on a store in rest: a check of its own.
     async fn check(&self, _store: &Arc<dyn ImageStore>) -> Result<(), Failure> {
         Ok(())
@@ -39,6 +42,24 @@ pub type Outcome<T = ()> = Result<T, Failure>;
 /// Fails with a text unless the condition holds.
 pub fn ensure(holds: bool, text: impl FnOnce() -> String) -> Outcome {
     if holds { Ok(()) } else { Err(Failure(text())) }
+}
+
+/// What the suite may expect of an engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The largest image to make; a power of two.
+    pub image_bytes: u64,
+    /// [`ImageStore::capacity`] counts at once what was written and removed.
+    pub counts_at_once: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            image_bytes: MAX_IMAGE_BYTES,
+            counts_at_once: true,
+        }
+    }
 }
 
 /// How much to do.

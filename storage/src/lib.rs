@@ -10,6 +10,7 @@
 //! **On a crash.** The store opens in the state of the last flush or catalogue change, or of a
 //! later write; nothing needs a repair step, and no space is lost.
 
+pub mod ceph;
 pub mod conformance;
 pub mod diff_stream;
 pub mod embedded;

@@ -221,7 +221,7 @@ impl ImageStore for MemoryStore {
         self.flattens_instantly
     }
 
-    async fn capacity(&self) -> Result<Capacity> {
+    async fn capacity(&self, _pool: &str) -> Result<Capacity> {
         let state = self.state()?;
         let used_bytes = state.used_bytes();
         Ok(Capacity {
@@ -262,7 +262,7 @@ impl ImageStore for MemoryStore {
             size_bytes: snapshot.disk.size_bytes,
             protected: snapshot.protected,
         });
-        let (size_bytes, used_bytes) = (found.head.size_bytes, found.head.used_bytes());
+        let size_bytes = found.head.size_bytes;
         let (snapshots, parent) = (snapshots.collect(), found.parent);
         let parent = parent.and_then(|(id, snapshot_id)| {
             let image = state.images.get(&id)?;
@@ -274,10 +274,13 @@ impl ImageStore for MemoryStore {
         });
         Ok(ImageInfo {
             size_bytes,
-            used_bytes,
             parent,
             snapshots,
         })
+    }
+
+    async fn used_bytes(&self, image: &ImageSpec) -> Result<u64> {
+        Ok(self.state()?.image(image)?.head.used_bytes())
     }
 
     async fn remove(&self, image: &ImageSpec) -> Result<()> {

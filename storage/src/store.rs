@@ -56,8 +56,6 @@ impl fmt::Display for SnapshotSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageInfo {
     pub size_bytes: u64,
-    /// Bytes of data that the head maps, shared with snapshots, parent or clones or not.
-    pub used_bytes: u64,
     /// The snapshot that this image was cloned from, until it is flattened.
     pub parent: Option<SnapshotSpec>,
     /// Oldest first.
@@ -74,7 +72,7 @@ pub struct SnapshotInfo {
     pub protected: bool,
 }
 
-/// What the store has room for.
+/// What a pool has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
     pub total_bytes: u64,
@@ -119,9 +117,11 @@ pub trait ImageStore: Send + Sync + 'static {
     /// Whether [`ImageStore::flatten`] copies no data and returns in constant time.
     fn flattens_instantly(&self) -> bool;
 
-    async fn capacity(&self) -> Result<Capacity>;
+    /// What there is room for in a pool. Engines whose pools share all room answer the store's.
+    async fn capacity(&self, pool: &str) -> Result<Capacity>;
 
-    /// Makes the pool unless it is there.
+    /// Makes the pool unless it is there. Where pools are the operator's to make, `NotFound` says
+    /// how.
     async fn ensure_pool(&self, pool: &str) -> Result<()>;
     async fn pools(&self) -> Result<Vec<String>>;
 
@@ -130,8 +130,16 @@ pub trait ImageStore: Send + Sync + 'static {
     /// Image names of the pool, sorted.
     async fn images(&self, pool: &str) -> Result<Vec<String>>;
     async fn info(&self, image: &ImageSpec) -> Result<ImageInfo>;
+    /// Bytes of data that the head maps, shared with snapshots, parent or clones or not.
+    async fn used_bytes(&self, image: &ImageSpec) -> Result<u64>;
     /// Errors: `HasSnapshots`, `Busy` (open for writing elsewhere).
     async fn remove(&self, image: &ImageSpec) -> Result<()>;
+    /// Tries again what [`remove`](ImageStore::remove) had to leave in a pool: on Ceph the trash
+    /// holds images whose time has not come, or whose clones lived. Answers what went.
+    async fn purge(&self, pool: &str) -> Result<Vec<String>> {
+        let _ = pool;
+        Ok(Vec::new())
+    }
     /// Within the pool; clones and snapshots follow. Errors: `Exists`.
     async fn rename(&self, image: &ImageSpec, name: &str) -> Result<()>;
     /// Growing adds zeroes; shrinking drops what lies behind, and it reads as zero if grown again.

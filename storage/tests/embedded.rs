@@ -76,7 +76,7 @@ fn open(folder: &Path) -> Arc<EmbeddedStore> {
 
 async fn sound(store: &EmbeddedStore) -> CheckReport {
     // Waits for dropped trees; nothing changes after that.
-    let used_bytes = store.capacity().await.unwrap().used_bytes;
+    let used_bytes = store.capacity("volumes").await.unwrap().used_bytes;
     let report = checked(store).await.unwrap();
     assert!(report.errors.is_empty(), "{:?}", report.errors);
     assert_eq!(report.used_bytes, used_bytes);
@@ -106,7 +106,7 @@ async fn a_cut_off_removal_is_finished() {
     }
     let store = open(dir.path());
     assert_eq!(store.images("volumes").await.unwrap(), [""; 0]);
-    assert_eq!(store.capacity().await.unwrap().used_bytes, 0);
+    assert_eq!(store.capacity("volumes").await.unwrap().used_bytes, 0);
     sound(&store).await;
     store.close().await.unwrap();
 }
@@ -208,7 +208,7 @@ async fn a_full_store_recovers_when_something_goes() {
     };
     let store = EmbeddedStore::open(dir.path(), options).unwrap();
     store.ensure_pool("volumes").await.unwrap();
-    let empty = store.capacity().await.unwrap();
+    let empty = store.capacity("volumes").await.unwrap();
     assert_eq!(
         (empty.total_bytes, empty.free_bytes, empty.used_bytes),
         (8 << 20, 8 << 20, 0)
@@ -224,7 +224,7 @@ async fn a_full_store_recovers_when_something_goes() {
     sound(&store).await;
     a.discard(0, 6 << 20).await.unwrap();
     b.write(0, Bytes::from(vec![2; 8 << 20])).await.unwrap();
-    assert_eq!(store.capacity().await.unwrap().free_bytes, 0);
+    assert_eq!(store.capacity("volumes").await.unwrap().free_bytes, 0);
     drop(b);
     store.remove(&spec("b")).await.unwrap();
     a.write(0, Bytes::from(vec![3; 8 << 20])).await.unwrap();

@@ -57,16 +57,23 @@ def audit_store(server, cloud: Cloud) -> None:
     server.settle()
     server.stop()
     held = server.store_usage()["images"]
+    for image in held:
+        image["snapshots"] = [snapshot["name"] for snapshot in image["snapshots"]]
     server.start()
+    # Deleted, but still needed by a clone.
+    kept = {image["image"].removeprefix("volume-").removesuffix(".deleted") for image in held if image["image"].endswith(".deleted")}
     found_volumes, found_snapshots, found_images, found_backups = set(), set(), set(), set()
     for image in held:
         name, pool = image["image"], image["pool"]
-        if pool == "volumes":
+        if name.endswith(".deleted"):
+            assert image["snapshots"], f"orphan {pool}/{name}"
+            assert all(_clone_of(snapshot) in volumes.keys() | kept for snapshot in image["snapshots"]), f"orphan in {image}"
+        elif pool == "volumes":
             identity = name.removeprefix("volume-")
             assert identity in volumes, f"orphan {pool}/{name}"
             assert image["size_bytes"] == volumes[identity]["size"] << 30, (image, volumes[identity])
             found_volumes.add(identity)
-            found_snapshots |= _explained(name, identity, image["snapshots"], snapshots, volumes, backups)
+            found_snapshots |= _explained(name, identity, image["snapshots"], snapshots, volumes.keys() | kept, backups)
         elif pool == "images":
             assert name in images, f"orphan {pool}/{name}"
             found_images.add(name)
@@ -82,7 +89,12 @@ def audit_store(server, cloud: Cloud) -> None:
     assert found_backups == backups, f"backups not in the store: {backups - found_backups}"
 
 
-def _explained(name: str, volume: str, held: list[str], snapshots: dict, volumes: dict, backups: set) -> set[str]:
+def _clone_of(snapshot: str) -> str:
+    """The volume that was cloned through a snapshot."""
+    return snapshot.removeprefix("volume-").removesuffix(".clone_snap")
+
+
+def _explained(name: str, volume: str, held: list[str], snapshots: dict, volumes: set, backups: set) -> set[str]:
     """The volume's snapshots by id; anything else must belong to a living clone or backup."""
     found = set()
     for snapshot in held:
@@ -91,8 +103,7 @@ def _explained(name: str, volume: str, held: list[str], snapshots: dict, volumes
             assert snapshots.get(identity) == volume, f"orphan {name}@{snapshot}"
             found.add(identity)
         elif snapshot.endswith(".clone_snap"):
-            clone = snapshot.removeprefix("volume-").removesuffix(".clone_snap")
-            assert clone in volumes, f"orphan {name}@{snapshot}"
+            assert _clone_of(snapshot) in volumes, f"orphan {name}@{snapshot}"
         elif snapshot.startswith("backup."):
             backup = snapshot.removeprefix("backup.").split(".snap.")[0]
             assert backup in backups, f"orphan {name}@{snapshot}"
@@ -111,5 +122,5 @@ def audit_empty(server, cloud: Cloud) -> None:
     server.stop()
     usage = server.store_usage()
     assert usage["used_bytes"] == 0 and not usage["images"], usage
-    server.operator("store", "check")
+    server.check_store()
     server.start()

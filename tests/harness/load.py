@@ -370,6 +370,8 @@ class Client(threading.Thread):
         accepted = False
         try:
             answer = self.image_rest.call("DELETE", f"/images/{image[0]}")
+            if answer.status == 409 and self.server.images_wait_for_clones:
+                return False
             assert answer.status == 204, f"delete image answered {answer.status}: {answer.body}"
             accepted = True
         except Unanswered:
@@ -416,5 +418,8 @@ class Client(threading.Thread):
             accepted = self.request("DELETE", f"/volumes/{volume.id}?cascade=true") is not None
             if self.gone("volumes", volume.id, accepted):
                 self.volumes.pop()
+
+    def delete_images(self) -> None:
+        """To call when the volumes of all clients have gone."""
         while self.own_images:
             self.remove_image(self.own_images[-1])

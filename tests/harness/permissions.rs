@@ -118,6 +118,7 @@ pub async fn compare(router: &Router, rows: &[Row]) {
 
 /// How many segments of a route's path a row's path names; `None`: it is another path.
 fn literals(route: &str, path: &str) -> Option<usize> {
+    let (path, _query) = path.split_once('?').unwrap_or((path, ""));
     let (route, path): (Vec<_>, Vec<_>) = (route.split('/').collect(), path.split('/').collect());
     if route.len() != path.len() {
         return None;

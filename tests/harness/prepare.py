@@ -51,6 +51,20 @@ def apt(packages: dict[str, str]) -> None:
     _as_root("apt-get", "install", "-y", "--no-install-recommends", *missing)
 
 
+def apt_without_services(packages: dict[str, str]) -> None:
+    """Installs packages that would start a daemon of their own where nothing forbids it."""
+    policy = Path("/usr/sbin/policy-rc.d")
+    made = not policy.exists() and any(not _find(command) for command in packages)
+    if made:
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    try:
+        apt(packages)
+    finally:
+        if made:
+            policy.unlink()
+
+
 def virtual_environment(folder: Path = VENV, packages: list[str] = PYPI_PACKAGES) -> Path:
     """The Python of an environment with the newest of the packages; made on first use."""
     python = folder / "bin" / "python"

@@ -33,6 +33,9 @@ def free_ports(count: int) -> list[int]:
 class Basalt:
     """Starts, kills, restarts and stops one server; as a context manager it cleans up after itself."""
 
+    # Whether an image that volumes were cloned from is refused to go.
+    images_wait_for_clones = False
+
     def __init__(self, folder: Path | None = None, config: str = ""):
         self.owns_folder = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="basalt-test-")) if folder is None else folder
@@ -120,15 +123,20 @@ class Basalt:
         return result.stdout
 
     def store_usage(self) -> dict:
-        """What the store holds, by `basalt store du --json`; the server must be stopped."""
+        """What the store holds, by `basalt store du --json`, beside the server or without it."""
         return json.loads(self.operator("store", "du", "--json"))
+
+    def used_bytes(self) -> int:
+        """Data that images and snapshots keep, shared data once."""
+        return self.store_usage()["used_bytes"]
 
     def store_bytes(self) -> int:
         """Bytes that the store's data takes on the file system, holes left out."""
-        total = 0
-        for path in (self.data / "store").rglob("*.blk"):
-            total += path.stat().st_blocks * 512
-        return total
+        return sum(path.stat().st_blocks * 512 for path in (self.data / "store" / "chunks").iterdir())
+
+    def check_store(self) -> None:
+        """The store finds nothing wrong with itself; the server must be stopped."""
+        self.operator("store", "check")
 
     def export(self, name: str) -> str:
         """The NBD address of a volume, snapshot or image for qemu-img."""

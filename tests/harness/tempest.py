@@ -1,7 +1,6 @@
-"""Tempest in a folder of its own: configuration, accounts, one run, and what came of every test."""
+"""Tempest in a folder of its own: configuration, one run, and what came of every test."""
 
 import configparser
-import json
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -14,40 +13,6 @@ from .server import Basalt
 # What Tempest says when it skips a test that cannot run here: one that needs a compute service,
 # and one that Tempest has switched off itself.
 CANNOT_RUN = ("nova", "Nova", "compute", "Skipped until bug", "No image_remote service")
-PASSWORD = "tempest-password"
-
-
-def accounts(workers: int) -> list[dict]:
-    """Users enough for as many test classes as run at once, in the form of Tempest's accounts file.
-
-    A class takes a member and a reader of one project, an admin, and somebody of another project:
-    Tempest takes the first user that is free for the last, so those stand first.
-    """
-    made = []
-    for number in range(workers + 2):
-        name = f"tempest-other-{number}"
-        made.append({"username": name, "project_name": name, "password": PASSWORD})
-    for number in range(workers + 2):
-        for role in ("member", "reader", "manager"):
-            made.append({
-                "username": f"tempest-{role}-{number}", "project_name": f"tempest-{number}",
-                "password": PASSWORD, "roles": [role],
-            })
-    for number in range(workers + 2):
-        name = f"tempest-admin-{number}"
-        made.append({"username": name, "project_name": name, "password": PASSWORD, "roles": ["admin"]})
-    return made
-
-
-def dev_users(made: list[dict]) -> str:
-    """The same users as options of the dev identity."""
-    lines = ["[dev_identity]"]
-    for one in made:
-        roles = ",".join(one.get("roles", ["member"]))
-        lines.append(f"user = {one['username']}:{PASSWORD}:{one['project_name']}:{roles}")
-    return "\n".join(lines) + "\n"
-
-
 @dataclass
 class Outcome:
     """What became of the tests, by name; a skipped one with its reason."""
@@ -97,28 +62,21 @@ class Outcome:
 class Tempest:
     """One Tempest workspace against one server."""
 
-    def __init__(self, server: Basalt, made: list[dict], sections: dict[str, dict[str, object]]):
+    def __init__(self, server: Basalt, sections: dict[str, dict[str, object]]):
         self.folder = server.folder / "tempest"
         self.python = prepare.virtual_environment(prepare.TEMPEST_VENV, ["tempest", "junitxml"])
         (self.folder / "etc").mkdir(parents=True)
         (self.folder / "locks").mkdir()
-        # JSON is YAML: no library is needed to write it.
-        accounts_file = self.folder / "accounts.yaml"
-        accounts_file.write_text(json.dumps(made))
-        self._write_configuration(server, accounts_file, sections)
+        self._write_configuration(sections)
         packages = next(prepare.TEMPEST_VENV.glob("lib/python*/site-packages"))
         (self.folder / ".stestr.conf").write_text(
             f"[DEFAULT]\ntest_path={packages}/tempest/test_discover\ntop_dir={packages}\n"
             "group_regex=([^\\.]*\\.)*\n"
         )
 
-    def _write_configuration(self, server: Basalt, accounts_file: Path, sections: dict) -> None:
+    def _write_configuration(self, sections: dict) -> None:
         base = {
             "DEFAULT": {"log_file": self.folder / "tempest.log", "debug": True},
-            "auth": {"use_dynamic_credentials": False, "test_accounts_file": accounts_file, "admin_role": "admin"},
-            "identity": {
-                "auth_version": "v3", "uri_v3": f"http://127.0.0.1:{server.identity_port}/v3", "region": "RegionOne",
-            },
             "identity-feature-enabled": {"api_v2": False, "api_v3": True},
             "enforce_scope": {"cinder": True, "glance": True},
             "oslo_concurrency": {"lock_path": self.folder / "locks"},

@@ -147,11 +147,12 @@ impl Client {
     ) -> Result<RequestBuilder, Unavailable> {
         let token = self.tokens.token().await;
         let token = token.map_err(|error| Unavailable(error.to_string()))?;
-        Ok(self
+        let call = self
             .calls
             .request(method, format!("{}/{path}", self.endpoint))
             .header("x-auth-token", token.expose())
-            .header("openstack-api-version", version))
+            .header("openstack-api-version", version);
+        Ok(http_client::marked(call))
     }
 }
 

@@ -46,6 +46,10 @@ pub struct Target<'a> {
     /// The name that opens the volume over NBD.
     pub export_name: &'a str,
     pub read_only: bool,
+    /// The client has to decrypt it.
+    pub encrypted: bool,
+    /// What the client has to enforce.
+    pub qos_specs: Option<Document>,
     /// The volume type says that hosts may cache.
     pub cacheable: bool,
 }
@@ -87,9 +91,9 @@ impl Connection {
         data.extend(object(json!({
             "volume_id": target.volume_id,
             "discard": true,
-            "qos_specs": null,
+            "qos_specs": target.qos_specs,
             "access_mode": if target.read_only { "ro" } else { "rw" },
-            "encrypted": false,
+            "encrypted": target.encrypted,
             "cacheable": target.cacheable,
         })));
         data
@@ -165,6 +169,8 @@ mod tests {
             image: "volume-1",
             export_name: "volume-1.secret",
             read_only: true,
+            encrypted: false,
+            qos_specs: None,
             cacheable: false,
         }
     }

@@ -25,6 +25,11 @@ const MAX_ERROR_CHARS: usize = 300;
 /// `Content-Length` of an upload for services that are told the size beforehand.
 const SIZE_HEADER: &str = "x-openstack-image-size";
 
+/// The property that names the key of an image made of an encrypted volume, and the one that says
+/// who deletes the key.
+pub const ENCRYPTION_KEY_PROPERTY: &str = "cinder_encryption_key_id";
+pub const KEY_DELETION_PROPERTY: &str = "cinder_encryption_key_deletion_policy";
+
 /// Keys of an image record that are not properties.
 const BASE_KEYS: &[&str] = &[
     "id",
@@ -115,10 +120,19 @@ impl Image {
         bytes.div_ceil(1 << 30).max(self.min_disk)
     }
 
+    /// The key of an image that was made of an encrypted volume.
+    pub fn encryption_key_id(&self) -> Option<Uuid> {
+        let text = self.properties.get(ENCRYPTION_KEY_PROPERTY)?;
+        Uuid::parse_str(text).ok()
+    }
+
     /// The `volume_image_metadata` of a volume made from this image: the image's properties and
     /// the base attributes that Cinder copies.
     pub fn volume_image_metadata(&self) -> BTreeMap<String, String> {
         let mut metadata = self.properties.clone();
+        // The volume has a key of its own.
+        metadata.remove(ENCRYPTION_KEY_PROPERTY);
+        metadata.remove(KEY_DELETION_PROPERTY);
         let mut put = |key: &str, value: Option<String>| {
             if let Some(value) = value {
                 metadata.insert(key.to_owned(), value);
@@ -388,9 +402,8 @@ impl Client {
         path: &str,
         token: &str,
     ) -> RequestBuilder {
-        client
-            .request(method, format!("{}/v2/{path}", self.endpoint))
-            .header("x-auth-token", token)
+        let call = client.request(method, format!("{}/v2/{path}", self.endpoint));
+        http_client::marked(call.header("x-auth-token", token))
     }
 
     /// A call for the bearer of `token`. The service's own token goes along, so that the call

@@ -23,7 +23,9 @@ pub mod export_admission;
 pub mod flows;
 pub mod images;
 pub mod inventory;
+pub mod keys;
 pub mod logs;
+pub mod luks;
 pub mod manager;
 pub mod notices;
 pub mod options;
@@ -56,6 +58,8 @@ pub struct VolumeService {
     pub images: images::Client,
     /// Asked which server has a volume.
     pub compute: compute::Compute,
+    /// Makes the keys of encrypted volumes.
+    pub keys: keys::KeyManager,
     /// Asked what lies in their pools.
     pub managers: Arc<dyn inventory::Managers>,
     pub doorbell: Arc<dyn Doorbell>,
@@ -78,6 +82,7 @@ impl VolumeService {
             policy: api::policy_rules::default_policy(),
             images,
             compute: compute::Compute::Absent,
+            keys: keys::KeyManager::Absent,
             managers: Arc::new(inventory::NoManagers),
             doorbell,
             logs: Arc::new(logs::NoLog),

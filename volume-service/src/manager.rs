@@ -16,6 +16,7 @@ use crate::db::clusters;
 use crate::db::connections;
 use crate::db::services::{self, Capabilities};
 use crate::db::volumes::{self, Volume};
+use crate::keys::KeyManager;
 use crate::notices::Notices;
 use crate::{Options, flows, images};
 
@@ -45,6 +46,8 @@ pub struct Backend {
     pub filter_function: Option<String>,
     /// How well it suits a volume, 0 to 100, as an expression.
     pub goodness_function: Option<String>,
+    /// `deferred_deletion_purge_interval`: between two looks for what was left in the pool.
+    pub sweep_interval: Duration,
     /// How clients reach the images; `None`: nobody can attach them.
     pub connection: Option<Connection>,
 }
@@ -92,6 +95,7 @@ impl Backend {
             availability_zone: None,
             filter_function: None,
             goodness_function: None,
+            sweep_interval: Duration::from_secs(60),
             connection: None,
         }
     }
@@ -125,6 +129,8 @@ pub struct Manager {
     pub compute: Compute,
     /// Told of what flows do.
     pub notices: Notices,
+    /// Has the keys of encrypted volumes.
+    pub keys: KeyManager,
 }
 
 /// The image that holds a volume.
@@ -213,13 +219,33 @@ impl Manager {
         }
     }
 
+    /// Sweeps every pool as often as its back-end says, until `shutdown` resolves.
+    pub async fn sweep_until(&self, shutdown: impl Future<Output = ()> + Send) {
+        let sweeps = self.backends.values().map(|backend| async move {
+            loop {
+                tokio::time::sleep(backend.sweep_interval).await;
+                match flows::removal::sweep(backend.store.as_ref(), &backend.pool).await {
+                    Ok(gone) if gone.is_empty() => {}
+                    Ok(gone) => tracing::info!(backend = %backend.name, ?gone, "swept"),
+                    Err(error) => {
+                        tracing::warn!(backend = %backend.name, %error, "the sweep will go on later");
+                    }
+                }
+            }
+        });
+        tokio::select! {
+            () = shutdown => {}
+            _ = futures_util::future::join_all(sweeps) => {}
+        }
+    }
+
     /// Writes heartbeat and capabilities of every pool.
     pub async fn report(&self) -> database::Result<()> {
         let mut reports = Vec::new();
         for backend in self.backends.values() {
             let pool_name = self.pool_name(backend);
             let allocated_gib = volumes::allocated_gib(&self.database, &pool_name).await?;
-            let capacity = backend.store.capacity().await;
+            let capacity = backend.store.capacity(&backend.pool).await;
             if let Err(error) = &capacity {
                 tracing::warn!(backend = %backend.name, %error, "the backend is down");
             }
@@ -343,7 +369,10 @@ fn capabilities(backend: &Backend, capacity: Option<Capacity>, allocated_gib: u6
         pool_name: backend.pool.clone(),
         vendor_name: "Basalt".to_owned(),
         driver_version: env!("CARGO_PKG_VERSION").to_owned(),
-        storage_protocol: "nbd".to_owned(),
+        storage_protocol: match &backend.connection {
+            Some(Connection::Rbd { .. }) => "ceph".to_owned(),
+            _ => "nbd".to_owned(),
+        },
         total_capacity_gb: gib(total_bytes),
         free_capacity_gb: gib(free_bytes),
         allocated_capacity_gb: allocated_gb,
@@ -379,6 +408,7 @@ mod tests {
             volume_id,
             size_gib: 1,
             source: VolumeSource::Empty,
+            encryption: None,
         };
         let by = Requester {
             request_id: "r".into(),

@@ -1,12 +1,12 @@
-//! The operator's commands. They read the data folder beside a running server, except
-//! `basalt store`, which needs the store to itself, and `basalt policy`, which needs only the
-//! configuration.
+//! The operator's commands. They read the data folder beside a running server, or have the
+//! server do it (`basalt store`); `basalt policy` needs only the configuration.
 
 pub mod db;
 pub mod flows;
 pub mod metadefs;
 pub mod options;
 pub mod policy;
+mod progress;
 pub mod store;
 mod table;
 

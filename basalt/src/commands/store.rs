@@ -1,68 +1,131 @@
-//! `basalt store`: what the store keeps, and whether it is sound. Both need it to themselves.
+//! `basalt store`: what a store keeps, and whether it is sound.
+//!
+//! `du`, `scrub` and `defragment` work beside a server, which carries them out itself; without one
+//! they open the store. `check` needs the store to itself.
 
-use std::io::{IsTerminal, Write, stderr, stdout};
-use std::path::Path;
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use storage::embedded::{CheckOptions, EmbeddedOptions, EmbeddedStore};
-use storage::{Capacity, ImageInfo, ImageSpec, ImageStore};
+use storage::embedded::{
+    CheckOptions, DefragmentReport, EmbeddedOptions, EmbeddedStore, Progress, ScrubReport, Usage,
+};
+use storage::{ImageSpec, ImageStore};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
 
+use super::progress::ProgressBar;
 use super::table;
 use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
+use crate::serve::control::{Line, SOCKET};
+use crate::store_calls::{Answer, Call, StoreUsage};
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Prints every image with its size, what it alone keeps, its parent and its snapshots.
-pub async fn du(data_dir: &Path, as_json: bool) -> Result<()> {
-    let opened = Opened::open(data_dir).await?;
-    let store = opened.store.as_ref();
-    let capacity = store.capacity().await?;
-    let mut images = Vec::new();
-    for pool in store.pools().await? {
-        for image in store.images(&pool).await? {
-            let spec = ImageSpec::new(pool.as_str(), image);
-            images.push((store.info(&spec).await?, spec));
-        }
-    }
+/// Which store.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub data_dir: PathBuf,
+    /// Its folder, in the data folder or anywhere.
+    pub folder: PathBuf,
+}
+
+/// Prints every image and snapshot with its size, what it maps, and what it has alone.
+pub async fn du(place: &Place, as_json: bool) -> Result<()> {
+    let Answer::Du(usage) = call(place, Call::Du, "").await? else {
+        return Err(strange_answer());
+    };
     if as_json {
-        writeln!(
-            stdout(),
-            "{:#}",
-            usage_json(store.fsid(), capacity, &images)
-        )?;
-    } else {
-        print_usage(capacity, &images)?;
+        writeln!(stdout(), "{:#}", usage_json(&usage))?;
+        return Ok(());
     }
-    opened.close().await
+    print_usage(&usage)
+}
+
+/// Reads everything in the order of the disk, and compares it with its checksums.
+///
+/// Errors: `Damaged` after printing what is wrong.
+pub async fn scrub(place: &Place, most_mib_per_second: u64) -> Result<()> {
+    let scrub = Call::Scrub {
+        most_mib_per_second,
+    };
+    let Answer::Scrub(report) = call(place, scrub, "compared").await? else {
+        return Err(strange_answer());
+    };
+    let ScrubReport {
+        read_bytes,
+        error_count,
+        errors,
+    } = report;
+    let mut output = stdout().lock();
+    for error in &errors {
+        writeln!(output, "{error}")?;
+    }
+    let read = shown_bytes(read_bytes);
+    writeln!(output, "{read} compared, {error_count} errors")?;
+    damaged(error_count)
+}
+
+/// Puts the data of an image in order.
+pub async fn defragment(place: &Place, image: &str, most_mib_per_second: u64) -> Result<()> {
+    let (pool, name) = image.rsplit_once('/').ok_or_else(|| {
+        Error::Usage(format!(
+            "{image}: name the image with its pool, as POOL/IMAGE"
+        ))
+    })?;
+    let defragment = Call::Defragment {
+        image: ImageSpec::new(pool, name),
+        most_mib_per_second,
+    };
+    let Answer::Defragment(report) = call(place, defragment, "looked at").await? else {
+        return Err(strange_answer());
+    };
+    let DefragmentReport {
+        own_bytes,
+        runs,
+        moved_bytes,
+        damaged_pieces,
+    } = report;
+    writeln!(
+        stdout(),
+        "{} of its own lay in {runs} runs; {} moved",
+        shown_bytes(own_bytes),
+        shown_bytes(moved_bytes)
+    )?;
+    damaged(damaged_pieces)
 }
 
 /// Walks the whole store, with `data` every block of it, and compares counts and checksums.
 ///
-/// Errors: `Damaged` after printing what is wrong.
-pub async fn check(data_dir: &Path, data: bool, most_bytes_per_second: Option<u64>) -> Result<()> {
+/// Errors: `Damaged` after printing what is wrong; `DataInUse` beside a server.
+pub async fn check(place: &Place, data: bool, most_mib_per_second: u64) -> Result<()> {
+    let most = (most_mib_per_second > 0).then(|| most_mib_per_second.saturating_mul(1 << 20));
     let options = CheckOptions {
         data,
-        most_bytes_per_second,
+        most_bytes_per_second: most,
     };
-    let opened = Opened::open(data_dir).await?;
+    let opened = Opened::open(place).await?;
+    // So that what was removed just before the last stop does not count.
+    opened.store.settle().await?;
     let checked_bytes = Arc::new(AtomicU64::new(0));
-    let all_bytes = opened.store.capacity().await?.used_bytes;
+    let all_bytes = opened.store.capacity("").await?.used_bytes;
+    let mut bar = ProgressBar::new("checked");
     let report = {
         let mut check = std::pin::pin!(opened.store.check(options, checked_bytes.clone()));
-        let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
+        let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
         loop {
             tokio::select! {
                 report = &mut check => break report?,
-                _ = progress.tick() => show_progress(checked_bytes.load(Relaxed), all_bytes),
+                _ = ticks.tick() => bar.show(checked_bytes.load(Relaxed), all_bytes),
             }
         }
     };
-    hide_progress();
+    drop(bar);
     let mut output = stdout().lock();
     for error in &report.errors {
         writeln!(output, "{error}")?;
@@ -77,10 +140,77 @@ pub async fn check(data_dir: &Path, data: bool, most_bytes_per_second: Option<u6
     )?;
     drop(output);
     opened.close().await?;
-    match report.error_count {
+    damaged(report.error_count)
+}
+
+fn damaged(places: u64) -> Result<()> {
+    match places {
         0 => Ok(()),
         places => Err(Error::Damaged { places }),
     }
+}
+
+fn strange_answer() -> Error {
+    Error::Start("the server gave an answer to another call".to_owned())
+}
+
+/// Carries out a call: in the server that uses the store, or here.
+async fn call(place: &Place, call: Call, verb: &'static str) -> Result<Answer> {
+    let opened = match Opened::open(place).await {
+        Err(Error::DataInUse { path }) => {
+            let socket = path.join(&place.folder).join(SOCKET);
+            return call_server(&socket, &call, verb).await;
+        }
+        opened => opened?,
+    };
+    let progress = Arc::new(Progress::default());
+    let mut bar = ProgressBar::new(verb);
+    let answer = {
+        let mut calling = std::pin::pin!(call.carry_out(&opened.store, Arc::clone(&progress)));
+        let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+        loop {
+            tokio::select! {
+                answer = &mut calling => break answer,
+                _ = ticks.tick() => {
+                    let (done, all) = progress.bytes();
+                    bar.show(done, all);
+                }
+            }
+        }
+    };
+    drop(bar);
+    opened.close().await?;
+    Ok(answer?)
+}
+
+async fn call_server(socket: &Path, call: &Call, verb: &'static str) -> Result<Answer> {
+    let unreachable = |error: std::io::Error| {
+        let path = socket.display();
+        Error::Start(format!(
+            "a basalt process uses the store, and cannot be reached at {path}: {error}"
+        ))
+    };
+    let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
+    let (reading, mut writing) = stream.into_split();
+    let mut line = serde_json::to_vec(call).map_err(|error| Error::Start(error.to_string()))?;
+    line.push(b'\n');
+    writing.write_all(&line).await.map_err(unreachable)?;
+    let mut lines = BufReader::new(reading).lines();
+    let mut bar = ProgressBar::new(verb);
+    while let Some(line) = lines.next_line().await.map_err(unreachable)? {
+        match serde_json::from_str(&line) {
+            Ok(Line::Progress {
+                done_bytes,
+                all_bytes,
+            }) => bar.show(done_bytes, all_bytes),
+            Ok(Line::Done(answer)) => return Ok(answer),
+            Ok(Line::Failed(why)) => return Err(Error::Start(why)),
+            Err(error) => return Err(Error::Start(format!("the server's answer: {error}"))),
+        }
+    }
+    Err(Error::Start(
+        "the server ended before it was done".to_owned(),
+    ))
 }
 
 /// The store and the lock of its data folder.
@@ -90,15 +220,14 @@ struct Opened {
 }
 
 impl Opened {
-    async fn open(data_dir: &Path) -> Result<Self> {
-        DataDir::existing(data_dir, "store")?;
-        let data_dir = DataDir::open(data_dir)?;
-        let folder = data_dir.join("store");
+    async fn open(place: &Place) -> Result<Self> {
+        let folder = place.folder.to_string_lossy();
+        DataDir::existing(&place.data_dir, &folder)?;
+        let data_dir = DataDir::open(&place.data_dir)?;
+        let folder = data_dir.join(&folder);
         let open = move || EmbeddedStore::open(&folder, EmbeddedOptions::default());
         let store = tokio::task::spawn_blocking(open).await;
         let store = store.map_err(|error| Error::Start(error.to_string()))??;
-        // So that what was removed just before the last stop does not count.
-        store.settle().await?;
         Ok(Opened {
             store,
             _data_dir: data_dir,
@@ -110,75 +239,78 @@ impl Opened {
     }
 }
 
-fn usage_json(fsid: &str, capacity: Capacity, images: &[(ImageInfo, ImageSpec)]) -> Value {
-    let images = images.iter().map(|(info, spec)| {
-        let snapshots: Vec<_> = info
-            .snapshots
-            .iter()
-            .map(|snapshot| &snapshot.name)
-            .collect();
+/// The images, each with its snapshots.
+fn usage_json(usage: &StoreUsage) -> Value {
+    let numbers = |usage: &Usage| {
         json!({
-            "pool": spec.pool, "image": spec.image, "size_bytes": info.size_bytes,
-            "used_bytes": info.used_bytes, "snapshots": snapshots,
-            "parent": info.parent.as_ref().map(ToString::to_string),
+            "size_bytes": usage.size_bytes, "used_bytes": usage.used_bytes,
+            "exclusive_bytes": usage.exclusive_bytes, "shared_bytes": usage.shared_bytes(),
         })
-    });
+    };
+    let mut images = Vec::new();
+    let mut snapshots = Vec::new();
+    for each in &usage.usage {
+        let mut row = numbers(each);
+        match &each.snapshot {
+            Some(name) => {
+                row["name"] = json!(name);
+                snapshots.push(row);
+            }
+            None => {
+                row["pool"] = json!(each.image.pool);
+                row["image"] = json!(each.image.image);
+                row["parent"] = json!(each.parent.as_ref().map(ToString::to_string));
+                row["snapshots"] = json!(std::mem::take(&mut snapshots));
+                images.push(row);
+            }
+        }
+    }
     json!({
-        "fsid": fsid, "total_bytes": capacity.total_bytes, "free_bytes": capacity.free_bytes,
-        "used_bytes": capacity.used_bytes, "images": images.collect::<Vec<_>>(),
+        "fsid": usage.fsid, "total_bytes": usage.total_bytes, "free_bytes": usage.free_bytes,
+        "used_bytes": usage.used_bytes, "images": images,
     })
 }
 
-fn print_usage(capacity: Capacity, images: &[(ImageInfo, ImageSpec)]) -> Result<()> {
-    let row = |(info, spec): &(ImageInfo, ImageSpec)| {
+fn print_usage(usage: &StoreUsage) -> Result<()> {
+    let row = |usage: &Usage| {
+        let name = match &usage.snapshot {
+            Some(snapshot) => usage.image.at(snapshot).to_string(),
+            None => usage.image.to_string(),
+        };
         [
-            spec.to_string(),
-            shown_bytes(info.size_bytes),
-            shown_bytes(info.used_bytes),
-            info.snapshots.len().to_string(),
-            info.parent
+            name,
+            shown_bytes(usage.size_bytes),
+            shown_bytes(usage.used_bytes),
+            shown_bytes(usage.exclusive_bytes),
+            shown_bytes(usage.shared_bytes()),
+            usage
+                .parent
                 .as_ref()
                 .map(ToString::to_string)
                 .unwrap_or_default(),
         ]
     };
-    let rows: Vec<_> = images.iter().map(row).collect();
+    let rows: Vec<_> = usage.usage.iter().map(row).collect();
     let mut output = stdout().lock();
     table::print(
         &mut output,
-        ["IMAGE", "SIZE", "USED ALONE", "SNAPSHOTS", "CLONE OF"],
+        ["NAME", "SIZE", "USED", "EXCLUSIVE", "SHARED", "CLONE OF"],
         &rows,
     )?;
+    let heads = usage.usage.iter().filter(|usage| usage.snapshot.is_none());
     writeln!(
         output,
         "{} images, {} used, {} free of {}",
-        images.len(),
-        shown_bytes(capacity.used_bytes),
-        shown_bytes(capacity.free_bytes),
-        shown_bytes(capacity.total_bytes)
+        heads.count(),
+        shown_bytes(usage.used_bytes),
+        shown_bytes(usage.free_bytes),
+        shown_bytes(usage.total_bytes)
     )?;
     Ok(())
 }
 
-fn show_progress(bytes: u64, all_bytes: u64) {
-    if stderr().is_terminal() {
-        let percent = bytes
-            .saturating_mul(100)
-            .checked_div(all_bytes)
-            .unwrap_or(100);
-        let (bytes, all_bytes) = (shown_bytes(bytes), shown_bytes(all_bytes));
-        eprint!("\r\x1b[Kchecked {bytes} of {all_bytes} ({percent}%)");
-    }
-}
-
-fn hide_progress() {
-    if stderr().is_terminal() {
-        eprint!("\r\x1b[K");
-    }
-}
-
 /// `512 B`, `1.5 GiB`.
-fn shown_bytes(bytes: u64) -> String {
+pub fn shown_bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
         return format!("{bytes} B");

@@ -3,24 +3,38 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use storage::ImageStore;
+use storage::ceph::{CephOptions, CephStore};
 use volume_service::connection::Connection;
 use volume_service::manager::{Backend, OverSubscription};
 use volume_service::scheduler::expression;
 
+use super::ceph::Reach;
 use super::settings::required;
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, ceph};
 
-/// Drivers that the embedded store stands in for.
-const RBD_DRIVERS: [&str; 2] = ["cinder.volume.drivers.rbd.RBDDriver", "basalt"];
+/// The driver of the embedded store.
+const EMBEDDED_DRIVER: &str = "basalt";
 
-/// The stores of this process: the node's, and those that back-ends have for themselves.
+/// The stores of this process: the node's, those that back-ends have for themselves, and the
+/// Ceph clusters.
 #[derive(Clone)]
 pub struct Stores {
     pub node: Arc<dyn ImageStore>,
     /// By folder, as it is written.
     pub own: BTreeMap<PathBuf, OwnStore>,
+    pub clusters: Vec<Cluster>,
+}
+
+/// A connected Ceph cluster.
+#[derive(Clone)]
+pub struct Cluster {
+    pub options: CephOptions,
+    pub store: CephStore,
+    /// Host and port of each monitor.
+    pub monitors: Vec<(String, u16)>,
 }
 
 /// The store of a back-end alone.
@@ -43,10 +57,33 @@ impl Stores {
         })?;
         Ok(Some(own))
     }
+
+    /// The cluster that was connected for these options.
+    pub fn cluster(&self, reach: &Reach) -> Result<&Cluster, ConfigError> {
+        let mut clusters = self.clusters.iter();
+        let found = clusters.find(|cluster| cluster.options == reach.options);
+        found.ok_or_else(|| {
+            let conf = reach.options.conf.clone().unwrap_or_default();
+            let reason = format!("the cluster of {} is not connected", conf.display());
+            ConfigError::option("DEFAULT", "enabled_backends", reason)
+        })
+    }
+
+    /// A cluster's store whose new images have objects of so many MiB.
+    pub fn cluster_store(
+        &self,
+        reach: &Reach,
+        (section, option): (&str, &str),
+        object_mib: u64,
+    ) -> Result<CephStore, ConfigError> {
+        let store = &self.cluster(reach)?.store;
+        let sized = store.with_object_bytes(object_mib << 20);
+        sized.map_err(|error| ConfigError::option(section, option, error.to_string()))
+    }
 }
 
 /// The names in `enabled_backends`, each once.
-fn names(config: &Config) -> Result<Vec<String>, ConfigError> {
+pub(super) fn names(config: &Config) -> Result<Vec<String>, ConfigError> {
     let refused = |reason: String| ConfigError::option("DEFAULT", "enabled_backends", reason);
     let mut names = config.list("DEFAULT", "enabled_backends")?;
     if names.is_empty() {
@@ -86,19 +123,19 @@ pub fn volume_backends(config: &Config, stores: &Stores) -> Result<Vec<Backend>,
 
 fn volume_backend(config: &Config, name: &str, stores: &Stores) -> Result<Backend, ConfigError> {
     let driver = required(config, name, "volume_driver")?;
-    if !RBD_DRIVERS.contains(&driver.as_str()) {
+    if ![EMBEDDED_DRIVER, ceph::RBD_DRIVER].contains(&driver.as_str()) {
         let reason = format!(
-            "{driver:?} is not supported, use {}",
-            RBD_DRIVERS.join(" or ")
+            "{driver:?} is not supported, use {EMBEDDED_DRIVER} or {}",
+            ceph::RBD_DRIVER
         );
         return Err(ConfigError::option(name, "volume_driver", reason));
     }
     let shown_name = config.text(name, "volume_backend_name")?;
-    let own = stores.own(config, name)?;
+    let (store, connection) = place(config, name, stores)?;
     Ok(Backend {
         name: name.to_owned(),
         volume_backend_name: shown_name.unwrap_or_else(|| name.to_owned()),
-        store: Arc::clone(own.map_or(&stores.node, |own| &own.store)),
+        store,
         pool: required(config, name, "rbd_pool")?,
         max_clone_depth: config.integer(name, "rbd_max_clone_depth")?,
         flatten_volume_from_snapshot: config.boolean(name, "rbd_flatten_volume_from_snapshot")?,
@@ -107,12 +144,52 @@ fn volume_backend(config: &Config, name: &str, stores: &Stores) -> Result<Backen
         availability_zone: config.text(name, "backend_availability_zone")?,
         filter_function: function(config, name, "filter_function")?,
         goodness_function: function(config, name, "goodness_function")?,
-        connection: own.map(|own| connection(&own.nbd_socket)),
+        sweep_interval: Duration::from_secs(
+            config.integer(name, "deferred_deletion_purge_interval")?,
+        ),
+        connection,
+    })
+}
+
+/// Where a back-end's volumes lie, and how clients reach them unless it is the node's way.
+fn place(config: &Config, name: &str, stores: &Stores) -> Result<Place, ConfigError> {
+    if let Some(reach) = ceph::of_backend(config, name)? {
+        let option = "rbd_store_chunk_size";
+        let object_mib: u64 = config.integer(name, option)?;
+        let mut store = stores.cluster_store(&reach, (name, option), object_mib)?;
+        if config.boolean(name, "enable_deferred_deletion")? {
+            let delay_s = config.integer(name, "deferred_deletion_delay")?;
+            store = store.deferring_deletion(Duration::from_secs(delay_s));
+        }
+        let connection = rbd_connection(config, name, stores.cluster(&reach)?)?;
+        return Ok((Arc::new(store), Some(connection)));
+    }
+    let own = stores.own(config, name)?;
+    let store = Arc::clone(own.map_or(&stores.node, |own| &own.store));
+    Ok((store, own.map(|own| nbd_connection(&own.nbd_socket))))
+}
+
+type Place = (Arc<dyn ImageStore>, Option<Connection>);
+
+/// Clients talk to the cluster themselves.
+fn rbd_connection(
+    config: &Config,
+    name: &str,
+    cluster: &Cluster,
+) -> Result<Connection, ConfigError> {
+    let secret_uuid = config.text(name, "rbd_secret_uuid")?;
+    let monitors = &cluster.monitors;
+    Ok(Connection::Rbd {
+        cluster_name: cluster.options.cluster_name.clone(),
+        hosts: monitors.iter().map(|(host, _)| host.clone()).collect(),
+        ports: monitors.iter().map(|(_, port)| *port).collect(),
+        auth_username: config.text(name, "rbd_user")?,
+        secret_uuid: secret_uuid.unwrap_or_else(|| cluster.store.fsid().to_owned()),
     })
 }
 
 /// The Unix socket of a store, for clients on this machine.
-fn connection(socket: &Path) -> Connection {
+fn nbd_connection(socket: &Path) -> Connection {
     let socket = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
     Connection::Nbd {
         socket: Some(socket.to_string_lossy().into_owned()),
@@ -171,6 +248,7 @@ mod tests {
                 },
             )]
             .into(),
+            clusters: Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@
 //! oslo.config. What is wrong stops the start, with the option's name and the reason.
 
 pub mod backends;
+pub mod ceph;
 pub mod identity;
 mod ini;
 pub mod messaging;

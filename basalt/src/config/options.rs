@@ -114,6 +114,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("DEFAULT", "per_volume_size_limit", LIMIT, "-1", "Most GiB of one volume."),
     option("DEFAULT", "no_snapshot_gb_quota", Boolean, "false", "Snapshots do not count for gigabytes."),
     option("DEFAULT", "service_down_time", Integer(1, 86_400), "60", "Seconds without a sign of life after which a service is down."),
+    option("DEFAULT", "backup_ceph_conf", Text, "", "Configuration of the Ceph cluster that keeps backups; they lie in the embedded store unless set."),
+    option("DEFAULT", "backup_ceph_user", Text, "cinder", "Ceph user of backups."),
     option("DEFAULT", "backup_ceph_pool", Text, "backups", "Pool of the store that keeps backups."),
     option("DEFAULT", "backup_ceph_max_snapshots", Integer(0, 1_000_000), "0", "Backup snapshots that a volume keeps; 0 keeps all."),
     option("oslo_messaging_rabbit", "amqp_durable_queues", Boolean, "false", "Queues of topics survive a restart of the broker."),
@@ -130,9 +132,21 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("oslo_messaging_notifications", "topics", List, "notifications", "Topics that notifications are sent to."),
     option("oslo_messaging_notifications", "retry", Integer(-1, 1_000_000), "-1", "Tries after the first; -1 never gives up."),
     option("database", "connection", Secret, "", "sqlite:///path; DIR/basalt.sqlite unless set."),
-    option(BACKEND, "volume_driver", Text, "cinder.volume.drivers.rbd.RBDDriver", "Cinder's name of the driver: RBD only, which the embedded store stands in for."),
+    option(BACKEND, "volume_driver", Text, "basalt", "Where volumes lie: basalt (the embedded store), or cinder.volume.drivers.rbd.RBDDriver (a Ceph cluster)."),
     option(BACKEND, "volume_backend_name", Text, "", "What a type's volume_backend_name asks for; the section's name unless set."),
     option(BACKEND, "rbd_pool", Text, "volumes", "Pool of the store that keeps volumes."),
+    option(BACKEND, "rbd_ceph_conf", Text, "", "Configuration of the Ceph cluster; /etc/ceph/CLUSTER.conf unless set."),
+    option(BACKEND, "rbd_cluster_name", Text, "ceph", "Name of the Ceph cluster, as in the names of its configuration and keyrings."),
+    option(BACKEND, "rbd_user", Text, "", "Ceph user of this service, and of the hosts that attach; admin, and attaching without authentication, unless set."),
+    option(BACKEND, "rbd_secret_uuid", Text, "", "libvirt secret that holds the user's key; the cluster's fsid unless set."),
+    option(BACKEND, "rbd_store_chunk_size", Integer(1, 32), "4", "MiB of the objects that new volumes are made of, a power of two."),
+    option(BACKEND, "rbd_concurrent_flatten_operations", Integer(1, 64), "3", "Clones of the cluster that are flattened at once."),
+    option(BACKEND, "rados_connect_timeout", Integer(-1, 86_400), "-1", "Seconds that connecting to the cluster may take; 60 where below 1."),
+    option(BACKEND, "rados_connection_retries", Integer(0, 1000), "3", "Further tries to connect to the cluster at the start."),
+    option(BACKEND, "rados_connection_interval", SECONDS, "5", "Seconds between two tries."),
+    option(BACKEND, "enable_deferred_deletion", Boolean, "false", "Deleted volumes go to the pool's trash."),
+    option(BACKEND, "deferred_deletion_delay", SECONDS, "0", "Seconds that they stay there."),
+    option(BACKEND, "deferred_deletion_purge_interval", SECONDS_AT_LEAST_1, "60", "Seconds between two looks for what may go from the trash."),
     option(BACKEND, "rbd_max_clone_depth", Integer(0, 64), "5", "Clones on top of each other before one is flattened; 0 copies."),
     option(BACKEND, "rbd_flatten_volume_from_snapshot", Boolean, "false", "Flatten a volume as soon as it is made from a snapshot."),
     option(BACKEND, "reserved_percentage", Integer(0, 100), "0", "Per cent of the capacity kept free."),
@@ -181,7 +195,10 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("os_glance_staging_store", "rbd_store_pool", Text, "images-staging", "Pool of the store that keeps staged data until it is imported."),
     option(IMAGE_STORE, "default_backend", Text, "", "Id of the store for requests that name none; the first one unless set."),
     option(IMAGE_STORE, "rbd_store_pool", Text, "images", "Pool of the store that keeps images; each store needs one of its own."),
-    option(IMAGE_STORE, "rbd_store_chunk_size", Integer(1, 64), "4", "MiB that an upload writes, and a download reads, at a time."),
+    option(IMAGE_STORE, "rbd_store_ceph_conf", Text, "", "Configuration of the Ceph cluster that keeps the store's images; they lie in the embedded store unless set."),
+    option(IMAGE_STORE, "rbd_store_user", Text, "", "Ceph user of the store; admin unless set."),
+    option(IMAGE_STORE, "rados_connect_timeout", Integer(-1, 86_400), "-1", "Seconds that connecting to the cluster may take; 60 where below 1."),
+    option(IMAGE_STORE, "rbd_store_chunk_size", Integer(1, 32), "8", "MiB that an upload writes, and a download reads, at a time; on Ceph also of the objects that new images are made of, a power of two."),
     option(IMAGE_STORE, "store_description", Text, "", "What users read about the store."),
     option(IMAGE_STORE, "weight", Integer(-2_147_483_648, 2_147_483_647), "0", "Data is read from the store of the highest weight first."),
     option("dev_identity", "bind_host", Text, "127.0.0.1", "Address of the dev identity."),
@@ -248,6 +265,11 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("nova", "certfile", Text, "", "Certificate to show to the compute API."),
     option("nova", "keyfile", Text, "", "Key of certfile."),
     option("nova", "insecure", Boolean, "false", "Believe any certificate of the compute API."),
+    option("key_manager", "backend", Choice(KEY_MANAGERS), "barbican", "Where the keys of encrypted volumes are: in Barbican, or one fixed key for all of them (for tests)."),
+    option("key_manager", "fixed_key", Secret, "", "The fixed key, in hexadecimal digits."),
+    option("barbican", "barbican_endpoint", Text, "", "URL of the key manager API. Without it, volumes of encrypted types are refused."),
+    option("barbican", "verify_ssl", Boolean, "true", "Believe no certificate of Barbican that is not signed by a known authority."),
+    option("barbican", "verify_ssl_path", Text, "", "Authorities that sign Barbican's certificate; the system's unless set."),
     option("nbd", "unix_socket", Text, "", "Path of the NBD socket; DIR/nbd.sock unless set."),
     option("nbd", "tcp_listen", Text, "", "address:port that serves NBD as well."),
     option("nbd", "unix_access", Choice(&["open", "attached"]), "open", "Who opens the socket (it is this user's alone) reads and writes every volume, or only with the name that an attachment was given."),
@@ -259,6 +281,14 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("nbd", "stall_timeout", SECONDS_AT_LEAST_1, "300", "Seconds after which a client is cut off that stops in the middle of a request or does not take its replies."),
     option("nbd", "idle_timeout", SECONDS, "0", "Seconds after which a client is cut off that asks for nothing; 0: never."),
 ];
+
+/// Names of [key_manager] backend: Barbican's and the fixed key's, by their short and their class names.
+pub const KEY_MANAGERS: &[&str] = &[
+    "barbican",
+    "castellan.key_manager.barbican_key_manager.BarbicanKeyManager",
+    FIXED_KEY_MANAGER,
+];
+pub const FIXED_KEY_MANAGER: &str = "cinder.keymgr.conf_key_mgr.ConfKeyManager";
 
 /// Options of the Python services that mean nothing here, and why.
 pub const UNUSED: &[(&str, &str, &str)] = &[

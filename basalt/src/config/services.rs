@@ -1,17 +1,20 @@
 //! From checked options to the options of the services: plain structs that know nothing of files.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use image_service::{ImportFilter, StoreKind, StoreOptions};
+use image_service::{Engines, ImportFilter, StoreKind, StoreOptions};
 use rest::http_client::Tls;
 use storage::ImageStore;
+use volume_service::keys::Key;
 use volume_service::manager::BackupTarget;
 use volume_service::scheduler::{filters, weighers};
 
-use super::options::IMAGE_STORE;
+use super::backends::Stores;
+use super::options::{FIXED_KEY_MANAGER, IMAGE_STORE};
 use super::settings::required;
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, ceph};
 
 /// The volume service, without its backends.
 pub fn volume_options(config: &Config) -> Result<volume_service::Options, ConfigError> {
@@ -101,6 +104,37 @@ pub fn compute_tls(config: &Config) -> Result<Tls, ConfigError> {
     )
 }
 
+/// What TLS to Barbican takes.
+pub fn barbican_tls(config: &Config) -> Result<Tls, ConfigError> {
+    let path = config.text("barbican", "verify_ssl_path")?;
+    Ok(Tls {
+        cafile: path.map(|path| config.beside(&path)),
+        insecure: !config.boolean("barbican", "verify_ssl")?,
+        ..Tls::default()
+    })
+}
+
+/// `[key_manager] fixed_key`, where the fixed key is the back-end.
+pub fn fixed_key(config: &Config) -> Result<Option<Key>, ConfigError> {
+    if config.text("key_manager", "backend")?.as_deref() != Some(FIXED_KEY_MANAGER) {
+        return Ok(None);
+    }
+    let wrong = |reason: &str| ConfigError::option("key_manager", "fixed_key", reason);
+    let digits = config.text("key_manager", "fixed_key")?;
+    let digits = digits.ok_or_else(|| wrong("must be set with this backend"))?;
+    let pairs = (0..digits.len())
+        .step_by(2)
+        .map(|at| digits.get(at..at + 2));
+    let bytes: Option<Vec<u8>> = pairs
+        .map(|pair| u8::from_str_radix(pair?, 16).ok())
+        .collect();
+    match bytes {
+        Some(bytes) if (16..=64).contains(&bytes.len()) => Ok(Some(Key::new(bytes))),
+        // The text is a secret.
+        _ => Err(wrong("must be 32 to 128 hexadecimal digits")),
+    }
+}
+
 fn tls(config: &Config, section: &str, names: [&str; 4]) -> Result<Tls, ConfigError> {
     let [cafile, certfile, keyfile, insecure] = names;
     let path = |name: &str| {
@@ -115,13 +149,14 @@ fn tls(config: &Config, section: &str, names: [&str; 4]) -> Result<Tls, ConfigEr
     })
 }
 
-/// Where backups go: a pool of the same store.
-pub fn backup_target(
-    config: &Config,
-    store: &Arc<dyn ImageStore>,
-) -> Result<BackupTarget, ConfigError> {
+/// Where backups go: a pool of the node's store, or of a cluster.
+pub fn backup_target(config: &Config, stores: &Stores) -> Result<BackupTarget, ConfigError> {
+    let store: Arc<dyn ImageStore> = match ceph::of_backups(config)? {
+        Some(reach) => Arc::new(stores.cluster(&reach)?.store.clone()),
+        None => Arc::clone(&stores.node),
+    };
     Ok(BackupTarget {
-        store: Arc::clone(store),
+        store,
         pool: required(config, "DEFAULT", "backup_ceph_pool")?,
         max_snapshots: config.integer("DEFAULT", "backup_ceph_max_snapshots")?,
     })
@@ -179,6 +214,33 @@ pub fn image_options(config: &Config) -> Result<image_service::Options, ConfigEr
         http_retries: config.integer("image_api", "http_retries")?,
         task_time_to_live_h: config.integer("task", "task_time_to_live")?,
         ..image_service::Options::default()
+    })
+}
+
+/// The engines of the image stores. Staged data lies where the default store does.
+pub fn image_engines(config: &Config, stores: &Stores) -> Result<Engines, ConfigError> {
+    let engine = |section: &str| -> Result<Arc<dyn ImageStore>, ConfigError> {
+        let Some(reach) = ceph::of_image_store(config, section)? else {
+            return Ok(Arc::clone(&stores.node));
+        };
+        let option = "rbd_store_chunk_size";
+        let object_mib: u64 = config.integer(section, option)?;
+        let store = stores.cluster_store(&reach, (section, option), object_mib)?;
+        Ok(Arc::new(store))
+    };
+    let stores = image_stores(config)?;
+    let of_stores = stores.iter().filter(|store| store.kind != StoreKind::Http);
+    let by_id = of_stores.map(|store| Ok((store.id.clone(), engine(&store.id)?)));
+    let by_id = by_id.collect::<Result<BTreeMap<_, _>, ConfigError>>()?;
+    let default_id = config.text(IMAGE_STORE, "default_backend")?;
+    let default_id = default_id.or_else(|| stores.first().map(|store| store.id.clone()));
+    let default = default_id.and_then(|id| by_id.get(&id).cloned());
+    Ok(Engines {
+        default: match default {
+            Some(engine) => engine,
+            None => engine(IMAGE_STORE)?,
+        },
+        by_id,
     })
 }
 

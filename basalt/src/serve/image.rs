@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 pub struct Images {
     server: JoinHandle<()>,
     watching: JoinHandle<()>,
+    purging: JoinHandle<()>,
     workers: Vec<JoinHandle<()>>,
     stop_workers: CancellationToken,
     _serving: Serving,
@@ -22,14 +23,14 @@ pub struct Images {
 /// Starts the service; `stop` ends its server.
 pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Result<Images> {
     let options = services::image_options(&node.config)?;
+    let engines = services::image_engines(&node.config, &node.stores)?;
     let exchange = &node.settings.notifications.image_exchange;
     let publisher = node.config.text("image_api", "default_publisher_id")?;
     let notices = Notices::new(
         node.outbox.of_exchange(exchange),
         &publisher.unwrap_or_default(),
     );
-    let (database, store) = (node.database.clone(), node.stores.node.clone());
-    let service = ImageService::new(database, store, options, notices).await;
+    let service = ImageService::new(node.database.clone(), engines, options, notices).await;
     let service = service.map_err(|error| Error::Start(format!("image service: {error}")))?;
     let watching = look_after(node, &service.policy, stop)?;
     let stop_workers = CancellationToken::new();
@@ -37,6 +38,10 @@ pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Resul
     let workers = workers
         .map(|worker| tokio::spawn(worker.run(stop_workers.clone().cancelled_owned())))
         .collect();
+    let purging = {
+        let (service, stop) = (service.clone(), stop.clone());
+        tokio::spawn(async move { service.purge_until(stop.cancelled()).await })
+    };
     let rpc = std::sync::Arc::new(DiskSnapshotRpc(service.clone()));
     let serving = node.bus.serve(RPC_TOPIC, &node.settings.host, rpc).await;
     let serving = serving.map_err(|error| Error::Start(format!("message bus: {error}")))?;
@@ -45,6 +50,7 @@ pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Resul
     Ok(Images {
         server,
         watching,
+        purging,
         workers,
         stop_workers,
         _serving: serving,
@@ -54,7 +60,7 @@ pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Resul
 impl Images {
     /// Uploads in flight need the workers, so these end after the server.
     pub async fn end(self) {
-        end(vec![self.server, self.watching]).await;
+        end(vec![self.server, self.watching, self.purging]).await;
         self.stop_workers.cancel();
         end(self.workers).await;
     }

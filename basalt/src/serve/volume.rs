@@ -12,6 +12,7 @@ use volume_service::VolumeService;
 use volume_service::compute::{self, Compute};
 use volume_service::connection::Connection;
 use volume_service::images;
+use volume_service::keys::{self, KeyManager};
 use volume_service::manager::Manager;
 use volume_service::notices::Notices;
 use volume_service::scheduler::Scheduler;
@@ -44,13 +45,22 @@ pub async fn start(
     let bus = Arc::clone(&node.bus);
     let images = image_client(node, image_url)?;
     let compute = compute(node)?;
-    let manager = Arc::new(manager(node, images.clone(), compute.clone(), connection)?);
+    let keys = keys(node)?;
+    let manager = manager(
+        node,
+        images.clone(),
+        compute.clone(),
+        keys.clone(),
+        connection,
+    );
+    let manager = Arc::new(manager?);
     manager.prepare().await?;
     let options = services::volume_options(&node.config)?;
     let doorbell = Arc::new(bells::BusDoorbell::new(Arc::clone(&bus)));
     let mut service = VolumeService::new(node.database.clone(), options, images, doorbell);
     service.compute = compute;
     service.notices = manager.notices.clone();
+    service.keys = keys;
     service.managers = Arc::new(bells::BusManagers::new(Arc::clone(&bus)));
     let service = Arc::new(service.with_logs(logging::levels()));
     let watching = look_after(node, &service.policy, stop)?;
@@ -79,7 +89,12 @@ pub async fn start(
     let stopped = || stop.clone().cancelled_owned();
     let report = {
         let stopped = stopped();
+        let manager = Arc::clone(&manager);
         async move { manager.report_until(stopped).await }
+    };
+    let sweep = {
+        let stopped = stopped();
+        async move { manager.sweep_until(stopped).await }
     };
     let router = volume_service::api::router(service, node.identity.clone());
     Ok(Volumes {
@@ -87,6 +102,7 @@ pub async fn start(
             tokio::spawn(worker.run(stopped())),
             tokio::spawn(scheduler.run(stopped())),
             tokio::spawn(report),
+            tokio::spawn(sweep),
             serve_http(node, bound, router, stop),
             watching,
         ],
@@ -124,6 +140,7 @@ fn manager(
     node: &Node,
     images: images::Client,
     compute: Compute,
+    keys: KeyManager,
     connection: &Connection,
 ) -> Result<Manager> {
     let options = services::volume_options(&node.config)?;
@@ -141,11 +158,30 @@ fn manager(
         availability_zone: options.storage_availability_zone.clone(),
         options,
         backends: backends.collect::<BTreeMap<_, _>>(),
-        backups: services::backup_target(&node.config, &node.stores.node)?,
+        backups: services::backup_target(&node.config, &node.stores)?,
         images,
         compute,
         notices,
+        keys,
     })
+}
+
+/// Where the keys of encrypted volumes are.
+fn keys(node: &Node) -> Result<KeyManager> {
+    if let Some(key) = services::fixed_key(&node.config)? {
+        tracing::warn!(
+            "every encrypted volume has the same key: [key_manager] backend is for tests only"
+        );
+        return Ok(KeyManager::Fixed(key));
+    }
+    let Some(url) = node.config.text("barbican", "barbican_endpoint")? else {
+        return Ok(KeyManager::Absent);
+    };
+    let tls = services::barbican_tls(&node.config)?;
+    let (tokens, identity) = (Arc::clone(&node.tokens), node.identity.clone());
+    keys::Client::new(&url, &tls, tokens, identity)
+        .map(KeyManager::Barbican)
+        .map_err(|error| Error::Start(format!("client of the key manager: {error}")))
 }
 
 /// The compute service that the operator names. Where none is named, clouds of the built-in

@@ -1,7 +1,8 @@
 //! Image data in a pool: `<id>@snap`, protected. Every call is safe to repeat, and finds or
 //! removes what an earlier one left half-made.
 
-use storage::SnapshotSpec;
+use storage::Change;
+use storage::diff_stream::{export, import};
 use taskflow::{LeaseWatch, TaskError};
 use uuid::Uuid;
 
@@ -27,20 +28,38 @@ pub async fn unprotect(pool: &Pool, id: Uuid) -> Result<(), TaskError> {
     gone_is_done(pool.engine.remove_snapshot(&snapshot).await)
 }
 
-/// Makes `to` hold the image's data as `from` has it: a clone that is made independent at once,
-/// which moves nothing on an engine that flattens instantly.
-pub async fn place(from: &SnapshotSpec, to: &Pool, id: Uuid) -> Result<(), TaskError> {
+/// Makes `to` hold the image's data as `from` has it: in the same store a clone that is made
+/// independent at once, which moves nothing on an engine that flattens instantly.
+pub async fn place(from: &Pool, to: &Pool, id: Uuid) -> Result<(), TaskError> {
     if is_placed(to, id).await? {
         return Ok(());
     }
     let snapshot = to.snapshot(id);
     unprotect(to, id).await?;
     gone_is_done(to.engine.remove(&snapshot.image).await)?;
-    let cloned = to.engine.clone_image(from, &snapshot.image).await;
-    cloned.map_err(store_error)?;
-    let flattened = to.engine.flatten(&snapshot.image).await;
-    flattened.map_err(store_error)?;
+    if from.engine.fsid() == to.engine.fsid() {
+        let source = from.snapshot(id);
+        let cloned = to.engine.clone_image(&source, &snapshot.image).await;
+        cloned.map_err(store_error)?;
+        let flattened = to.engine.flatten(&snapshot.image).await;
+        flattened.map_err(store_error)?;
+    } else {
+        copy(from, to, id).await?;
+    }
     protect(to, id).await
+}
+
+/// The data goes from one store into the other through this process, a piece at a time.
+async fn copy(from: &Pool, to: &Pool, id: Uuid) -> Result<(), TaskError> {
+    let (source, target) = (from.snapshot(id), to.image(id));
+    to.engine.create(&target, 0).await.map_err(store_error)?;
+    let whole = Change {
+        from: None,
+        to: Some(&source.snapshot),
+    };
+    let stream = export(&from.engine, &source.image, whole);
+    let imported = import(to.engine.as_ref(), &target, stream).await;
+    imported.map_err(store_error).map(drop)
 }
 
 /// Whether an earlier run has finished: the snapshot is protected last.

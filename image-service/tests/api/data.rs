@@ -204,7 +204,7 @@ async fn assert_nothing_left(world: &World, id: &str) {
         assert_eq!(image[key], Value::Null, "{key}");
     }
     assert_eq!(world.stored().await, [""; 0]);
-    assert_eq!(world.store.capacity().await.unwrap().used_bytes, 0);
+    assert_eq!(world.store.capacity("images").await.unwrap().used_bytes, 0);
     world.upload(ALICE, id, "small").await.expect(204);
     assert_eq!(world.show(id).await["status"], "active");
 }

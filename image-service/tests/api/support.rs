@@ -244,7 +244,7 @@ impl World {
         while !self.stored().await.is_empty() {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
-        assert_eq!(self.store.capacity().await.unwrap().used_bytes, 0);
+        assert_eq!(self.store.capacity("images").await.unwrap().used_bytes, 0);
     }
 }
 

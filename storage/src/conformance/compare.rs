@@ -77,15 +77,18 @@ impl Pair<'_> {
     }
 
     async fn image(&self, image: &ImageSpec) -> Outcome {
-        let (mut found, wanted) = (
+        let (found, wanted) = (
+            self.engine.used_bytes(image).await?,
+            self.oracle.used_bytes(image).await?,
+        );
+        // Engines count in units of their own.
+        ensure(found > 0 || wanted == 0, || {
+            format!("{image} uses nothing, not {wanted}")
+        })?;
+        let (found, wanted) = (
             self.engine.info(image).await?,
             self.oracle.info(image).await?,
         );
-        ensure(found.used_bytes > 0 || wanted.used_bytes == 0, || {
-            format!("{image} uses nothing, not {}", wanted.used_bytes)
-        })?;
-        // Engines count in units of their own.
-        found.used_bytes = wanted.used_bytes;
         ensure(found == wanted, || format!("{found:?}, not {wanted:?}"))?;
         let (found, metadata) = (
             self.engine.metadata(image).await?,

@@ -81,8 +81,13 @@ impl Shard {
             began: Instant::now(),
             read_bytes: 0,
         };
-        walk.superblocks();
-        walk.maps();
+        for text in std::mem::take(&mut walk.shard.mended) {
+            walk.error(text);
+        }
+        let maps = 0..walk.shard.state.trees.space.maps.len();
+        let mut wrong = walk.shard.wrong_in_files();
+        wrong.extend(walk.shard.wrong_maps(maps));
+        wrong.into_iter().for_each(|text| walk.error(text));
         walk.images();
         walk.catalogue();
         walk.counts();
@@ -116,50 +121,6 @@ impl Walk<'_> {
             std::thread::sleep(due.saturating_sub(self.began.elapsed()));
         }
         self.shard.disk.read_now(file, offset, length)
-    }
-
-    /// Both copies of the slot in use, and the state that they point to.
-    fn superblocks(&mut self) {
-        let length = COPIES as usize * UNIT_BYTES;
-        let bytes = match self.read(FileId::Superblock, 0, length) {
-            Ok(bytes) => bytes,
-            Err(error) => return self.error(format!("superblock: {error}")),
-        };
-        let number = self.shard.checkpoint.number;
-        let copies = bytes.chunks(UNIT_BYTES).enumerate();
-        // The other slot is not in use.
-        for (copy, bytes) in copies.filter(|(copy, _)| *copy as u64 / 2 == number & 1) {
-            match Superblock::from_bytes(bytes) {
-                Found::Sound(found) if found.checkpoint == number => self.state_file(&found),
-                _ => self.error(format!("superblock at byte {}: {WRONG}", copy * UNIT_BYTES)),
-            }
-        }
-    }
-
-    fn state_file(&mut self, superblock: &Superblock) {
-        let file = FileId::Checkpoint(superblock.slot());
-        let length = superblock.state_bytes as usize;
-        let sound = match self.read(file, 0, length.next_multiple_of(UNIT_BYTES)) {
-            Ok(bytes) => bytes.get(..length).map(crc) == Some(superblock.state_crc),
-            Err(_) => false,
-        };
-        self.expect(sound, || format!("{}: {WRONG}", file.name()));
-    }
-
-    fn maps(&mut self) {
-        for index in 0..self.shard.state.trees.space.maps.len() {
-            let map = self.shard.state.trees.space.maps[index];
-            if map.slot == MapUnit::NEVER {
-                continue;
-            }
-            let unit = MapUnit::place(index, map.slot);
-            let (file, offset) = place(unit);
-            let sound = match self.read(file, offset, UNIT_BYTES) {
-                Ok(bytes) => crc(&bytes) == map.crc,
-                Err(_) => false,
-            };
-            self.expect(sound, || describe(unit, "the space map is damaged"));
-        }
     }
 
     fn images(&mut self) {
@@ -417,6 +378,60 @@ impl Walk<'_> {
 }
 
 impl Shard {
+    /// Both copies of the superblock's slot in use, and the checkpoint file that they point to.
+    pub(super) fn wrong_in_files(&mut self) -> Vec<String> {
+        let length = COPIES as usize * UNIT_BYTES;
+        let bytes = match self.disk.read_now(FileId::Superblock, 0, length) {
+            Ok(bytes) => bytes,
+            Err(error) => return vec![format!("superblock: {error}")],
+        };
+        let number = self.checkpoint.number;
+        let copies = bytes.chunks(UNIT_BYTES).enumerate();
+        let mut wrong = Vec::new();
+        // The other slot is not in use.
+        for (copy, bytes) in copies.filter(|(copy, _)| *copy as u64 / 2 == number & 1) {
+            match Superblock::from_bytes(bytes) {
+                Found::Sound(found) if found.checkpoint == number => {
+                    wrong.extend(self.wrong_in_state(&found));
+                }
+                _ => wrong.push(format!("superblock at byte {}: {WRONG}", copy * UNIT_BYTES)),
+            }
+        }
+        wrong.dedup();
+        wrong
+    }
+
+    fn wrong_in_state(&mut self, superblock: &Superblock) -> Option<String> {
+        let file = FileId::Checkpoint(superblock.slot());
+        let length = superblock.state_bytes as usize;
+        let read = self
+            .disk
+            .read_now(file, 0, length.next_multiple_of(UNIT_BYTES));
+        let sound =
+            read.is_ok_and(|bytes| bytes.get(..length).map(crc) == Some(superblock.state_crc));
+        (!sound).then(|| format!("{}: {WRONG}", file.name()))
+    }
+
+    /// Space maps that are not as they were saved.
+    pub(super) fn wrong_maps(&mut self, maps: std::ops::Range<usize>) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for index in maps {
+            let Some(map) = self.state.trees.space.maps.get(index).copied() else {
+                break;
+            };
+            if map.slot == MapUnit::NEVER {
+                continue;
+            }
+            let unit = MapUnit::place(index, map.slot);
+            let (file, offset) = place(unit);
+            let read = self.disk.read_now(file, offset, UNIT_BYTES);
+            if !read.is_ok_and(|bytes| crc(&bytes) == map.crc) {
+                wrong.push(describe(unit, "the space map is damaged"));
+            }
+        }
+        wrong
+    }
+
     /// Units that are free or will be soon.
     pub(super) fn free_units(&self) -> u64 {
         let releasing = self.to_release.iter().map(|(_, units)| units.len() as u64);
@@ -428,6 +443,6 @@ impl Shard {
         let space = &self.state.trees.space;
         let chunks = space.total().div_ceil(CHUNK_UNITS);
         let log = self.log.headers.len() as u64 + self.log.next_units();
-        self.free_units() + log + chunks * SPACE_MAP_UNITS
+        self.free_units() + space.absent() + log + chunks * SPACE_MAP_UNITS
     }
 }

@@ -11,16 +11,16 @@ use std::io;
 use bytes::BytesMut;
 
 use super::buffer::{UNIT_BYTES, aligned, crc, pad};
-use super::disk::{Action, FileId};
+use super::disk::{Action, FileId, is_full};
 use super::format::node::Node;
-use super::format::superblock::Superblock;
+use super::format::superblock::{LaterParts, LogPart, Superblock};
 use super::format::{Unit, state};
 use super::pages::{NumberMap, is_unsaved};
 use super::request::Reply;
 use super::shard::{Shard, Tag, place};
 use super::space::{MapUnit, Open};
 use super::tree::Trees;
-use crate::Error;
+use crate::{Error, Result};
 
 /// Units that batches take between two checkpoints: 512 MiB, or a share of what is free.
 const MOST_LOG_UNITS: u64 = 128 << 10;
@@ -36,8 +36,9 @@ enum Stage {
     Growing,
     Writing,
     Syncing,
-    Superblock,
-    SyncingSuperblock,
+    /// A copy of the superblock, 0 and then 1: a power loss spoils one of them at most.
+    Superblock(u64),
+    SyncingSuperblock(u64),
 }
 
 struct Job {
@@ -84,6 +85,11 @@ impl Checkpoint {
 
     pub(super) fn is_running(&self) -> bool {
         self.job.is_some()
+    }
+
+    /// Whether the last one that was asked for had no room.
+    pub(super) fn is_refused(&self) -> bool {
+        self.cannot_grow
     }
 
     pub(super) fn take_replies(&mut self) -> Vec<Reply<()>> {
@@ -205,9 +211,12 @@ impl Shard {
         let superblock = Superblock {
             fsid: self.fsid,
             checkpoint: number,
-            epoch: self.log.epoch,
-            log_start,
-            sequence,
+            log: LogPart {
+                epoch: self.log.epoch,
+                start: log_start,
+                sequence,
+            },
+            later: LaterParts::default(),
             state_bytes: bytes,
             state_crc: 0,
             clean: self.checkpoint.closing,
@@ -236,7 +245,8 @@ impl Shard {
         if self.state.trees.space.free() >= unsaved {
             return true;
         }
-        if self.growing.is_none() && !self.grow() && self.to_release.is_empty() {
+        let waits = !self.to_release.is_empty() || self.is_giving_back();
+        if self.growing.is_none() && !self.grow() && !waits {
             self.fail("there is no room left for a checkpoint");
         }
         false
@@ -309,7 +319,7 @@ impl Shard {
             superblock,
             release,
             generation: self.generation,
-            log_durable: superblock.sequence,
+            log_durable: superblock.log.sequence,
         });
         self.generation += 1;
     }
@@ -324,9 +334,8 @@ impl Shard {
             superblock: Superblock {
                 fsid: self.fsid,
                 checkpoint: self.checkpoint.number + 1,
-                epoch: 0,
-                log_start: 0,
-                sequence: 0,
+                log: LogPart::default(),
+                later: LaterParts::default(),
                 state_bytes: 0,
                 state_crc: 0,
                 clean: false,
@@ -341,10 +350,7 @@ impl Shard {
 
     /// Takes the error, if it was one of a full disk and of no consequence to what is saved.
     pub(super) fn refuse_state_file(&mut self, error: &io::Error) -> bool {
-        let full = matches!(
-            error.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        );
+        let full = is_full(error);
         let Some(job) = self
             .checkpoint
             .job
@@ -391,30 +397,70 @@ impl Shard {
                     self.order(Tag::Checkpoint, file, 0, Action::Sync);
                 }
             }
-            Stage::Syncing => {
-                job.stage = Stage::Superblock;
-                job.left = 1;
-                let bytes = job.superblock.to_bytes();
-                let offset = u64::from(job.superblock.slot()) * bytes.len() as u64;
-                self.order(
-                    Tag::Checkpoint,
-                    FileId::Superblock,
-                    offset,
-                    Action::Write(bytes),
-                );
-            }
-            Stage::Superblock => {
-                job.stage = Stage::SyncingSuperblock;
+            Stage::Syncing => self.write_superblock(&mut job, 0),
+            Stage::Superblock(copy) => {
+                job.stage = Stage::SyncingSuperblock(copy);
                 job.left = 1;
                 self.order(Tag::Checkpoint, FileId::Superblock, 0, Action::Sync);
             }
-            Stage::SyncingSuperblock => return self.finish_checkpoint(job),
+            Stage::SyncingSuperblock(0) => self.write_superblock(&mut job, 1),
+            Stage::SyncingSuperblock(_) => return self.finish_checkpoint(job),
         }
         self.checkpoint.job = Some(job);
     }
 
+    fn write_superblock(&mut self, job: &mut Job, copy: u64) {
+        job.stage = Stage::Superblock(copy);
+        job.left = 1;
+        let write = Action::Write(job.superblock.to_bytes());
+        let offset = job.superblock.offset(copy);
+        self.order(Tag::Checkpoint, FileId::Superblock, offset, write);
+    }
+
+    /// After a start that has no room for a checkpoint: the superblock leads to the same
+    /// checkpoint as before, to all parts of the log that it had, and to a new one.
+    ///
+    /// Errors: `OutOfSpace` when it can name no more parts.
+    pub(super) fn go_on_without_checkpoint(&mut self, old: Superblock) -> Result<()> {
+        let mut superblock = Superblock {
+            // The next but one has the same slot, and so the same file.
+            checkpoint: old.checkpoint + 2,
+            clean: false,
+            ..old
+        };
+        let part = LogPart {
+            epoch: self.log.epoch,
+            start: self.log.next,
+            sequence: self.log.sequence,
+        };
+        superblock.later.push(part).ok_or(Error::OutOfSpace)?;
+        // What was replayed may have come from the disk's cache.
+        let files: BTreeSet<FileId> = self
+            .syncs
+            .unsynced
+            .iter()
+            .copied()
+            .map(FileId::Chunk)
+            .collect();
+        for file in &files {
+            self.order(Tag::Checkpoint, *file, 0, Action::Sync);
+        }
+        self.checkpoint.job = Some(Job {
+            stage: Stage::Syncing,
+            left: files.len(),
+            files,
+            superblock,
+            release: Vec::new(),
+            generation: self.generation,
+            log_durable: part.sequence,
+        });
+        self.generation += 1;
+        self.finish()
+    }
+
     fn finish_checkpoint(&mut self, job: Job) {
         self.checkpoint.number = job.superblock.checkpoint;
+        self.give_back_saved();
         self.log.durable = self.log.durable.max(job.log_durable);
         self.to_release.push_back((job.generation, job.release));
         self.again = true;

@@ -6,7 +6,7 @@
 
 pub(super) mod pool;
 pub(super) mod real;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod simulated;
 pub(super) mod uring;
 
@@ -43,8 +43,24 @@ pub(crate) enum Action {
     Read(BytesMut, usize),
     /// What was written and answered before is durable when this is answered.
     Sync,
-    /// Makes the file this long, with zeroes on the disk at the new end, durably.
+    /// Makes the file this long, with zeroes on the disk at the new end, durably. An error that
+    /// [`is_full`] has changed nothing; after any other, nothing is known of what was written to
+    /// the file and not synced.
     Grow(u64),
+    /// So many bytes, which were given back, get room again, with zeroes; otherwise as
+    /// [`Action::Grow`].
+    Fill(u64),
+    /// Gives the room of so many bytes back to the file system; the file stays as long as it is.
+    GiveBack(u64),
+}
+
+/// Whether there was no room, and nothing else is wrong.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind as E;
+    matches!(
+        error.kind(),
+        E::StorageFull | E::QuotaExceeded | E::FileTooLarge
+    )
 }
 
 #[derive(Debug)]
@@ -78,4 +94,6 @@ pub(crate) trait Disk: Send {
     fn read_now(&mut self, file: FileId, offset: u64, length: usize) -> io::Result<BytesMut>;
     /// Bytes by which files can still grow, and the size of the whole file system.
     fn room(&self) -> io::Result<(u64, u64)>;
+    /// Nothing is under way any more: lets go of what keeps others from the folder.
+    fn leave(&mut self) {}
 }

@@ -1,16 +1,23 @@
 //! Room for changes: who may be admitted to the log, who waits, and when chunk files grow.
 
+use std::ops::{AddAssign, SubAssign};
+
 use super::buffer::UNIT_BYTES;
-use super::disk::{Action, FileId};
+use super::disk::{Action, FileId, is_full};
 use super::format::{CHUNK_UNITS, COUNTED_UNITS, MAX_UNITS};
+use super::give_back::Kept;
 use super::pages::Stop;
+use super::records::CatalogueChange;
 use super::request::{Change, Part};
-use super::shard::{Shard, Tag};
+use super::shard::{Shard, Tag, place};
+use super::space::REGION_UNITS;
+use super::tree::{entry_blocks, height_for};
 use crate::{Error, Result};
 
 /// Chunk files grow by at least and at most this many units.
 const LEAST_GROWTH: u64 = COUNTED_UNITS;
 const MOST_GROWTH: u64 = CHUNK_UNITS / 4;
+pub(super) const REGION_BYTES: u64 = (REGION_UNITS * UNIT_BYTES) as u64;
 /// Free units that the store tries to have, at most: 8 GiB.
 const MOST_TARGET: u64 = 2 << 20;
 /// Units kept for what gives space back.
@@ -18,6 +25,37 @@ const LEAST_RESERVE: u64 = 64;
 const MOST_RESERVE: u64 = 2048;
 /// Checkpoints that a change waits for before the store is called full.
 const CHECKPOINTS_TO_WAIT: u64 = 3;
+
+/// How the store gets more room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Growth {
+    /// The chunk files grow to so many units in all.
+    To(u64),
+    /// Regions that were given back.
+    Fill { first: usize, count: usize },
+}
+
+/// What an admitted change will still take: units for its data, and pages that the next checkpoint
+/// has to save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Promise {
+    pub(super) units: u64,
+    pages: u64,
+}
+
+impl AddAssign for Promise {
+    fn add_assign(&mut self, more: Promise) {
+        self.units += more.units;
+        self.pages += more.pages;
+    }
+}
+
+impl SubAssign for Promise {
+    fn sub_assign(&mut self, less: Promise) {
+        self.units -= less.units;
+        self.pages -= less.pages;
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -53,8 +91,11 @@ impl Shard {
                 self.queue.push_front(change);
                 return true;
             }
-            let units = change.units();
-            let verdict = match self.has_room(&change, units) {
+            let promise = Promise {
+                units: change.units(),
+                pages: self.pages_of(&change),
+            };
+            let verdict = match self.has_room(&change, promise) {
                 Ok(verdict) => verdict,
                 Err(Stop::Missing(missing)) => {
                     self.load(missing);
@@ -65,8 +106,8 @@ impl Shard {
             };
             match verdict {
                 Verdict::Admit => {
-                    change.promised = Some(units);
-                    self.promised += units;
+                    change.promised = Some(promise);
+                    self.promised += promise;
                     self.queue.push_front(change);
                     return true;
                 }
@@ -80,9 +121,41 @@ impl Shard {
         }
     }
 
-    fn has_room(&mut self, change: &Change, units: u64) -> Result<Verdict, Stop> {
+    /// The most pages that a change makes: those above all blocks that it writes, and above both
+    /// ends of what it makes holes of.
+    fn pages_of(&self, change: &Change) -> u64 {
+        let (image, cut) = match change.then {
+            Some(CatalogueChange::Resize { id, .. }) => (id, true),
+            _ => (change.image, false),
+        };
+        let Ok((root, _)) = self.state.catalogue.tree(image, None) else {
+            return 0;
+        };
+        let (mut first, mut end, mut written) = (u64::MAX, 0, 0);
+        for part in &change.parts {
+            let range = part.range();
+            (first, end) = (first.min(range.0), end.max(range.1));
+            if let Part::Data { .. } = part {
+                written = written.max(range.1);
+            }
+        }
+        let height = root.height.max(height_for(written));
+        let levels = (1..=height).map(|level| {
+            let step = entry_blocks(level);
+            let above = |first: u64, end: u64| end.div_ceil(step).saturating_sub(first / step);
+            let each = change.parts.iter().map(|part| match part.range() {
+                (first, end) if part.units() > 0 => above(first, end),
+                (first, end) => above(first, end).min(2),
+            });
+            each.sum::<u64>().min(above(first, end)) + u64::from(cut)
+        });
+        levels.sum()
+    }
+
+    fn has_room(&mut self, change: &Change, promise: Promise) -> Result<Verdict, Stop> {
+        let units = promise.units;
         if let Some(limit) = self.settings.limit_units {
-            let used = self.state.trees.used + self.promised;
+            let used = self.state.trees.used + self.promised.units;
             if units > 0 && used + units > limit {
                 let fits = self.log.in_flight.is_empty()
                     && used + units <= limit + self.replaced(change)?;
@@ -95,16 +168,17 @@ impl Shard {
                 }
             }
         }
-        // A header for each batch, a path of pages for each change.
+        // A header for each batch, and a few for what comes between.
         let reserve = match change.frees() {
             true => self.unsaved() + 16,
             false => self.unsaved() + self.reserve() + 16,
         };
-        let needed = self.promised + units + units / 256 + reserve;
+        let pages = self.promised.pages + promise.pages;
+        let needed = self.promised.units + units + units / 256 + pages + reserve;
         if needed <= self.available() {
             return Ok(Verdict::Admit);
         }
-        if self.growing.is_some() || self.grow() {
+        if self.growing.is_some() || self.grow() || self.is_giving_back() {
             return Ok(Verdict::Wait);
         }
         let waited = change
@@ -138,16 +212,20 @@ impl Shard {
         Ok(replaced)
     }
 
-    /// Grows ahead of need, so that writes seldom wait for it.
-    pub(super) fn grow_if_wanted(&mut self) {
+    /// Free units that writes will soon need.
+    pub(super) fn wanted_units(&self) -> u64 {
         let trees = &self.state.trees;
         let freed = trees.space.freed();
         let target = (trees.used / 2 + freed).clamp(LEAST_GROWTH / 2, MOST_TARGET);
-        let target = match self.settings.limit_units {
+        match self.settings.limit_units {
             Some(limit) => target.min(limit / 2 + LEAST_GROWTH / 2),
             None => target,
-        };
-        if self.available() < target && self.stopped.is_none() {
+        }
+    }
+
+    /// Grows ahead of need, so that writes seldom wait for it.
+    pub(super) fn grow_if_wanted(&mut self) {
+        if self.available() < self.wanted_units() && self.stopped.is_none() {
             self.grow();
         }
     }
@@ -156,6 +234,15 @@ impl Shard {
     pub(super) fn grow(&mut self) -> bool {
         if self.growing.is_some() || self.cannot_grow {
             return false;
+        }
+        match self.keep_what_is_not_given_back() {
+            Kept::Units => return true,
+            // What is on its way out must be gone first.
+            Kept::Soon => return false,
+            Kept::Nothing => {}
+        }
+        if self.state.trees.space.absent() > 0 {
+            return self.fill_absent();
         }
         let total = self.state.trees.space.total();
         let step = total.clamp(LEAST_GROWTH, MOST_GROWTH);
@@ -169,22 +256,43 @@ impl Shard {
             self.cannot_grow = true;
             return false;
         }
-        self.growing = Some(to);
+        self.growing = Some(Growth::To(to));
         let chunk = (total / CHUNK_UNITS) as u32;
         let bytes = (to - u64::from(chunk) * CHUNK_UNITS) * UNIT_BYTES as u64;
         self.order(Tag::Grow, FileId::Chunk(chunk), 0, Action::Grow(bytes));
         true
     }
 
+    /// Regions that were given back get room again before the files grow longer.
+    fn fill_absent(&mut self) -> bool {
+        let runs = self.state.trees.space.absent_runs();
+        let room = self.disk.room().map_or(0, |(free, _)| free) / REGION_BYTES;
+        let most = (MOST_GROWTH / REGION_UNITS as u64).min(room) as usize;
+        let Some((first, count)) = runs.first().filter(|_| most > 0).copied() else {
+            self.cannot_grow = true;
+            return false;
+        };
+        let count = count.min(most);
+        self.growing = Some(Growth::Fill { first, count });
+        let (file, offset) = place((first * REGION_UNITS) as u64);
+        let bytes = count as u64 * REGION_BYTES;
+        self.order(Tag::Grow, file, offset, Action::Fill(bytes));
+        true
+    }
+
     pub(super) fn finish_growing(&mut self, result: std::io::Result<()>) {
-        let to = self.growing.take();
-        match (result, to) {
-            (Ok(()), Some(total)) => self.state.trees.space.grow(total),
+        let growth = self.growing.take();
+        let space = &mut self.state.trees.space;
+        match (result, growth) {
+            (Ok(()), Some(Growth::To(total))) => space.grow(total),
+            (Ok(()), Some(Growth::Fill { first, count })) => space.restore(first, count),
             (Ok(()), None) => {}
-            (Err(error), _) => {
+            (Err(error), _) if is_full(&error) => {
                 tracing::warn!(%error, "the store cannot grow");
                 self.cannot_grow = true;
             }
+            // A sync is part of it: its error may be about data that was written before.
+            (Err(error), _) => self.fail(&format!("growing a chunk file failed: {error}")),
         }
         self.again = true;
     }

@@ -12,7 +12,7 @@ use super::catalogue::Catalogue;
 use super::handle::{Handle, read};
 use super::open::EmbeddedStore;
 use super::records::CatalogueChange;
-use super::request::{Change, Content, List, Patch, Plan, PlanCall, Request, parts};
+use super::request::{Change, List, Plan, PlanCall, Request, parts};
 use super::shard::Shard;
 use super::walk::{Listing, Walk};
 use crate::store::{check_length, check_limit, check_name, check_size};
@@ -105,7 +105,7 @@ impl ImageStore for EmbeddedStore {
         true
     }
 
-    async fn capacity(&self) -> Result<Capacity> {
+    async fn capacity(&self, _pool: &str) -> Result<Capacity> {
         // What is not taken apart by then is still counted.
         if let Ok(settled) = tokio::time::timeout(SETTLE_WAIT, self.settle()).await {
             settled?;
@@ -148,6 +148,10 @@ impl ImageStore for EmbeddedStore {
         self.look(|catalogue| catalogue.info(image))
     }
 
+    async fn used_bytes(&self, image: &ImageSpec) -> Result<u64> {
+        self.look(|catalogue| catalogue.used_bytes(image))
+    }
+
     async fn remove(&self, image: &ImageSpec) -> Result<()> {
         let image = image.clone();
         self.change(move |catalogue| catalogue.plan_remove(&image))
@@ -163,25 +167,8 @@ impl ImageStore for EmbeddedStore {
     async fn resize(&self, image: &ImageSpec, size_bytes: u64) -> Result<()> {
         check_size(size_bytes)?;
         let image = image.clone();
-        self.plan(move |catalogue| {
-            let id = catalogue.id(&image)?;
-            let then = CatalogueChange::Resize { id, size_bytes };
-            let cut = size_bytes < catalogue.image(id)?.size_bytes;
-            if !cut || size_bytes.is_multiple_of(UNIT) {
-                return Ok(Plan::Change(then));
-            }
-            // What lies behind the end in its block must not come back with a later growth.
-            let rest = size_bytes.next_multiple_of(UNIT) - size_bytes;
-            Ok(Plan::Patch(Patch {
-                image: id,
-                offset: size_bytes,
-                content: Content::Zero(rest),
-                then: Some(then),
-                reply: None,
-                durable: true,
-            }))
-        })
-        .await
+        self.plan(move |catalogue| catalogue.plan_resize(&image, size_bytes))
+            .await
     }
 
     async fn open(

@@ -8,6 +8,7 @@ use super::buffer::UNIT_BYTES;
 use super::disk::{Action, FileId};
 use super::format::Unit;
 use super::format::batch::{BatchHeader, ROOM_BYTES, header_units};
+use super::growth::Promise;
 use super::pages::Stop;
 use super::records::{CatalogueChange, Record};
 use super::request::{Change, Part, Patch, Plan, Read, ReadTo, Reply, Request};
@@ -24,7 +25,7 @@ pub(super) struct Finished {
     durable: bool,
     locks: Vec<(u64, u64)>,
     catalogue: bool,
-    promised: u64,
+    promised: Promise,
 }
 
 pub(super) struct Batch {
@@ -187,7 +188,7 @@ impl Shard {
 
     /// The change does not happen, or what is left of it.
     pub(super) fn fail_change(&mut self, change: Change, error: Error) {
-        self.promised -= change.promised.unwrap_or(0);
+        self.promised -= change.promised.unwrap_or_default();
         self.finished_changes += 1;
         self.planning &= change.then.is_none();
         self.unlock(&change.locks);
@@ -333,7 +334,7 @@ impl Shard {
             if let Some(mut rest) = self.fill(&mut filling, change) {
                 if filling.records.is_empty() {
                     // What was promised is not there.
-                    self.promised -= rest.promised.take().unwrap_or(0);
+                    self.promised -= rest.promised.take().unwrap_or_default();
                 }
                 filling.split = true;
                 self.queue.push_front(rest);
@@ -399,7 +400,7 @@ impl Shard {
             durable: change.durable,
             locks: change.locks,
             catalogue: change.then.is_some(),
-            promised: change.promised.unwrap_or(0),
+            promised: change.promised.unwrap_or_default(),
         });
         None
     }

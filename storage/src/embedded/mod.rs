@@ -12,41 +12,54 @@
 //! | File | Is |
 //! |---|---|
 //! | [`open`], [`handle`], [`images`] | the trait's calls, and how they reach the shard |
-//! | [`shard`], [`request`], [`reading`], [`log`], [`growth`] | the machine that carries them out |
+//! | [`shard`], [`request`], [`reading`], [`log`], [`growth`], [`give_back`] | the machine that carries them out |
 //! | [`checkpoint`], [`recovery`], [`replay`] | what is saved now and then, and how a start goes on from it |
-//! | [`catalogue`], [`records`] | pools, images, snapshots, clones; the records that change them |
+//! | [`catalogue`], [`plans`], [`records`], [`apply`] | pools, images, snapshots, clones; calls, and the records that carry them out |
 //! | [`tree`], [`walk`], [`pages`] | the maps of images, and their cache |
 //! | [`space`] | which units are in use, and how often |
 //! | [`check`] | whether all of that is so |
+//! | [`scan`], [`scrub`], [`usage`], [`defragment`] | long walks beside everything else |
 //! | [`format`], [`disk`], [`buffer`] | bytes, files, memory |
 
 #![allow(rustdoc::private_intra_doc_links)]
 
+mod apply;
 mod buffer;
 mod catalogue;
 mod check;
 mod checkpoint;
+mod defragment;
 mod disk;
 mod format;
+mod give_back;
 mod growth;
 mod handle;
 mod images;
 mod log;
 mod open;
 mod pages;
+mod plans;
 mod reading;
 mod records;
 mod recovery;
 mod replay;
 mod request;
+mod scan;
+mod scrub;
 mod shard;
 mod space;
 mod tree;
+mod usage;
 mod walk;
 
 #[cfg(test)]
 mod crash;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 
 pub use check::{CheckOptions, CheckReport};
+pub use defragment::{DefragmentOptions, DefragmentReport};
 pub use disk::real::IoEngine;
 pub use open::{EmbeddedOptions, EmbeddedStore};
+pub use scrub::{Progress, ScrubOptions, ScrubReport};
+pub use usage::Usage;

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -25,6 +25,11 @@ use crate::{Error, Result};
 /// How often the shard looks after itself.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long an opening waits for the process before to let go of the folder.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// Folders above the store's that may have been made with it.
+const MADE_FOLDERS: usize = 3;
+
 /// How to open a store.
 #[derive(Debug, Clone)]
 pub struct EmbeddedOptions {
@@ -33,6 +38,9 @@ pub struct EmbeddedOptions {
     /// Memory for the maps of images. Twice as much holds the map of twice as much data; what
     /// does not fit is read from the disk again.
     pub map_cache_bytes: usize,
+    /// Free space that is kept for writes to come, beside half as much as is in use, rather than
+    /// given back to the file system.
+    pub spare_bytes: u64,
     pub io: IoEngine,
 }
 
@@ -41,6 +49,7 @@ impl Default for EmbeddedOptions {
         EmbeddedOptions {
             capacity_limit_bytes: None,
             map_cache_bytes: 256 << 20,
+            spare_bytes: 64 << 20,
             io: IoEngine::Auto,
         }
     }
@@ -93,13 +102,14 @@ impl EmbeddedStore {
         let failed = |error: std::io::Error| {
             Error::Unavailable(format!("the folder {}: {error}", folder.display()))
         };
-        let disk = RealDisk::open(folder, options.io).map_err(failed)?;
+        let disk = RealDisk::open(folder, options.io, Some(&lock)).map_err(failed)?;
         let bell = disk.bell().map_err(failed)?;
         let settings = Settings {
             limit_units: options
                 .capacity_limit_bytes
                 .map(|bytes| bytes / UNIT_BYTES as u64),
             map_cache_bytes: options.map_cache_bytes,
+            spare_units: options.spare_bytes / UNIT_BYTES as u64,
         };
         let fsid = uuid::Uuid::new_v4().into_bytes();
         let shard = Shard::open(Box::new(disk), settings, fsid)?;
@@ -186,6 +196,7 @@ impl Shared {
         self.act(|shard| {
             shard.stop(why);
             shard.drain();
+            shard.disk.leave();
         });
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -259,19 +270,42 @@ fn lock_folder(folder: &Path) -> Result<File> {
             folder.display()
         ))
     };
-    std::fs::create_dir_all(folder).map_err(not_writable)?;
+    make_folder(folder).map_err(not_writable)?;
     let file = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
         .open(folder.join("lock"))
         .map_err(not_writable)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Unavailable(format!(
-            "another process uses the store in {}",
-            folder.display()
-        ))),
-        Err(error) => Err(not_writable(error.into())),
+    // A process that was killed keeps it until its last writes have ended.
+    let end = Instant::now() + LOCK_WAIT;
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => {
+                std::thread::sleep(LOCK_WAIT / 100);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let text = format!("another process uses the store in {}", folder.display());
+                return Err(Error::Unavailable(text));
+            }
+            Err(error) => return Err(not_writable(error.into())),
+        }
     }
+}
+
+/// The folder, and its name, durably.
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    if folder.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder)?;
+    let above = folder.canonicalize()?;
+    for parent in above.ancestors().skip(1).take(MADE_FOLDERS) {
+        // One that may not be read was not made here.
+        if let Ok(parent) = File::open(parent) {
+            parent.sync_all()?;
+        }
+    }
+    Ok(())
 }

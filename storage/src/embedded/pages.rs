@@ -195,6 +195,8 @@ impl Pages {
         let number = match to {
             Some(unit) => {
                 self.remove(unit);
+                // Another page was damaged there.
+                self.damaged.remove(&unit);
                 unit
             }
             None => self.new_number(),
@@ -243,5 +245,28 @@ impl Pages {
             let number = page.number;
             self.remove(number);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A damaged page was let go, and its unit given to another one.
+    #[test]
+    fn damage_ends_with_the_page() {
+        let mut pages = Pages::new(0);
+        let wanted = Missing {
+            unit: 900,
+            crc: 1,
+            level: 0,
+        };
+        pages.set_damaged(900, "gone".into());
+        assert!(matches!(pages.get(wanted), Err(Stop::Damaged(900, _))));
+        let new = pages.add_unsaved(0, Node::empty(0));
+        pages.renumber(new, Some(900));
+        assert!(pages.get(wanted).is_ok());
+        pages.remove(900);
+        assert_eq!(pages.get(wanted), Err(Stop::Missing(vec![wanted])));
     }
 }

@@ -22,6 +22,7 @@ pub(super) struct ReadJob {
     left: usize,
     generation: u64,
     failure: Option<String>,
+    failed_window: usize,
 }
 
 /// A page on its way.
@@ -44,10 +45,21 @@ impl Shard {
                 self.stalled.push(Request::Read(read));
             }
             Err(Stop::Damaged(unit, why)) => {
-                let error = self.damaged(read.image, read.snapshot, read.block, unit, &why);
+                let block = self.first_damaged(&root, &read);
+                let error = self.damaged(read.image, read.snapshot, block, unit, &why);
                 self.answer_read(read.to, Err(error));
             }
         }
+    }
+
+    /// The first block of a read whose page is damaged.
+    fn first_damaged(&mut self, root: &Root, read: &Read) -> u64 {
+        let mut blocks = read.block..read.block + read.count;
+        let damaged = blocks.find(|block| {
+            let found = self.state.trees.look_up(root, *block, 1);
+            matches!(found, Err(Stop::Damaged(..)))
+        });
+        damaged.unwrap_or(read.block)
     }
 
     pub(super) fn damaged(
@@ -65,7 +77,7 @@ impl Shard {
         }
     }
 
-    fn read_pieces(&mut self, read: Read, pieces: Vec<Piece>, crcs: Vec<u32>) {
+    pub(super) fn read_pieces(&mut self, read: Read, pieces: Vec<Piece>, crcs: Vec<u32>) {
         let mut rest = aligned(read.count as usize * UNIT_BYTES);
         let mut windows = Vec::with_capacity(pieces.len());
         let slot = self.free_reads.pop().unwrap_or_else(|| {
@@ -100,6 +112,7 @@ impl Shard {
             left,
             generation: self.generation,
             failure: None,
+            failed_window: 0,
         };
         match left {
             0 => {
@@ -118,6 +131,7 @@ impl Shard {
         if let Err(error) = done.result {
             let unit = job.pieces.get(window).map_or(0, |piece| piece.unit);
             job.failure = Some(describe(unit, &error.to_string()));
+            job.failed_window = window;
         }
         if let Some(place) = job.windows.get_mut(window) {
             *place = done.buffer;
@@ -147,7 +161,9 @@ impl Shard {
                 .state
                 .catalogue
                 .shown_name(job.read.image, job.read.snapshot);
-            let offset = job.read.block * UNIT_BYTES as u64;
+            let before = job.pieces.iter().take(job.failed_window);
+            let block = job.read.block + before.map(|piece| piece.count).sum::<u64>();
+            let offset = block * UNIT_BYTES as u64;
             let error = Error::Corrupt {
                 image,
                 offset,
@@ -248,7 +264,8 @@ impl Shard {
                 self.stalled.push(Request::List(list));
             }
             Err(Stop::Damaged(unit, why)) => {
-                let error = self.damaged(list.image, list.newer, 0, unit, &why);
+                let block = list.walk.position() / UNIT_BYTES as u64;
+                let error = self.damaged(list.image, list.newer, block, unit, &why);
                 self.answers.push(Answer::Extents(list.reply, Err(error)));
             }
         }

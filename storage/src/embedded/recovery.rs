@@ -9,16 +9,17 @@ use std::io;
 
 use bytes::BytesMut;
 
+use super::apply::State;
 use super::buffer::{UNIT_BYTES, crc};
-use super::catalogue::{Catalogue, State};
+use super::catalogue::Catalogue;
 use super::checkpoint::Checkpoint;
 use super::disk::{Action, Disk, Done, FileId, Io};
 use super::format::state::Saved;
 use super::format::superblock::{COPIES, Found, Superblock};
-use super::format::{CHUNK_UNITS, COUNTED_UNITS, MAX_UNITS};
+use super::format::{CHUNK_UNITS, COUNTED_UNITS, MAX_UNITS, SPACE_MAP_UNITS};
 use super::log::Log;
 use super::pages::Pages;
-use super::reading::describe;
+use super::reading::{WRONG, describe};
 use super::records::{CatalogueChange, Record};
 use super::replay::{replay, replay_record};
 use super::shard::{Settings, Shard};
@@ -46,10 +47,7 @@ pub(super) fn corrupt(detail: impl Into<String>) -> Error {
 impl Shard {
     /// Opens the store on this disk, or makes one on an empty disk, with this `fsid`. Blocks.
     pub(crate) fn open(disk: Box<dyn Disk>, settings: Settings, fsid: [u8; 16]) -> Result<Self> {
-        let mut shard = match find_superblock(&*disk)? {
-            None => create(disk, settings, fsid)?,
-            Some(()) => load(disk, settings, fsid)?,
-        };
+        let (mut shard, found) = load(disk, settings, fsid)?;
         for id in shard.state.catalogue.orphans() {
             let remove = Record::Change(CatalogueChange::RemoveImage { id });
             replay_record(&mut *shard.disk, &mut shard.state, &remove)?;
@@ -59,15 +57,14 @@ impl Shard {
         shard.checkpoint.due = true;
         shard.want_checkpoint(false, None);
         shard.finish()?;
+        if shard.checkpoint.is_refused() {
+            // The log of the new epoch must be found all the same.
+            let old = found.ok_or(Error::OutOfSpace)?;
+            shard.go_on_without_checkpoint(old)?;
+        }
+        shard.give_back_again();
         Ok(shard)
     }
-}
-
-/// `None`: there is no store yet.
-fn find_superblock(disk: &dyn Disk) -> Result<Option<()>> {
-    let length = disk.length(FileId::Superblock);
-    let length = length.map_err(|error| unavailable("superblock", &error))?;
-    Ok((length > 0).then_some(()))
 }
 
 /// Does one thing and waits for it.
@@ -91,8 +88,10 @@ fn carry_out(disk: &mut dyn Disk, file: FileId, action: Action) -> Result<()> {
     }
 }
 
-/// The superblock gets its length last: without it there is no store.
+/// The superblock gets its length last, and its content before anything is stored: without it
+/// there is no store.
 fn create(mut disk: Box<dyn Disk>, settings: Settings, fsid: [u8; 16]) -> Result<Shard> {
+    require_empty(&mut *disk)?;
     let chunk_bytes = FIRST_UNITS * UNIT_BYTES as u64;
     carry_out(&mut *disk, FileId::Chunk(0), Action::Grow(chunk_bytes))?;
     for slot in 0..2 {
@@ -104,6 +103,37 @@ fn create(mut disk: Box<dyn Disk>, settings: Settings, fsid: [u8; 16]) -> Result
         Action::Grow(SUPERBLOCK_BYTES),
     )?;
     begin_empty(disk, settings, fsid)
+}
+
+/// There are no data in the chunk files: nobody has lost a superblock here.
+fn require_empty(disk: &mut dyn Disk) -> Result<()> {
+    const PIECE_BYTES: u64 = 1 << 20;
+    let lost = || {
+        let text = "the superblock is missing, but the chunk files are not empty; \
+                    nothing was changed";
+        Err(corrupt(text))
+    };
+    let length = |disk: &dyn Disk, chunk| {
+        let length = disk.length(FileId::Chunk(chunk));
+        length.map_err(|error| unavailable("chunks", &error))
+    };
+    let bytes = length(disk, 0)?;
+    if bytes > FIRST_UNITS * UNIT_BYTES as u64 || length(disk, 1)? > 0 {
+        return lost();
+    }
+    // The space maps of a first checkpoint may be there.
+    let whole = bytes / UNIT_BYTES as u64 * UNIT_BYTES as u64;
+    let mut at = SPACE_MAP_UNITS * UNIT_BYTES as u64;
+    while at < whole {
+        let piece = PIECE_BYTES.min(whole - at);
+        let found = disk.read_now(FileId::Chunk(0), at, piece as usize);
+        let found = found.map_err(|error| unavailable("chunks/00000", &error))?;
+        if found.iter().any(|byte| *byte != 0) {
+            return lost();
+        }
+        at += piece;
+    }
+    Ok(())
 }
 
 fn begin_empty(disk: Box<dyn Disk>, settings: Settings, fsid: [u8; 16]) -> Result<Shard> {
@@ -156,42 +186,92 @@ fn chunk_units(disk: &dyn Disk) -> Result<u64> {
     }
 }
 
+/// The superblock to start from.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) superblock: Superblock,
+    /// Copies that are damaged, and that no power loss can have spoiled.
+    pub(crate) damaged: Vec<usize>,
+}
+
 /// The newest sound superblock; `None`: the making of the store was cut off.
-pub(crate) fn choose(bytes: &[u8]) -> Result<Option<Superblock>> {
-    let mut newest: Option<Superblock> = None;
-    for copy in bytes.chunks(UNIT_BYTES) {
-        match Superblock::from_bytes(copy) {
+///
+/// Copies are written one after the other, each when the one before is durable. So a power loss
+/// spoils one copy at most. A slot that has lost both was damaged, and the checkpoint in the
+/// other slot is not what the store was last.
+pub(crate) fn choose(bytes: &[u8]) -> Result<Option<Chosen>> {
+    let mut copies: [Option<Superblock>; COPIES as usize] = [None; COPIES as usize];
+    let mut blank = [true; COPIES as usize];
+    for (index, bytes) in bytes.chunks(UNIT_BYTES).take(copies.len()).enumerate() {
+        blank[index] = bytes.iter().all(|byte| *byte == 0);
+        match Superblock::from_bytes(bytes) {
             Found::Foreign(format) => {
                 let text = format!("the store has format {format}: it was made by another version");
                 return Err(Error::Invalid(text));
             }
-            Found::Sound(found)
-                if newest.is_none_or(|newest| newest.checkpoint < found.checkpoint) =>
-            {
-                newest = Some(found);
-            }
-            Found::Sound(_) | Found::Broken => {}
+            Found::Sound(found) => copies[index] = Some(*found),
+            Found::Broken => {}
         }
     }
-    match newest {
-        None if bytes.iter().any(|byte| *byte != 0) => Err(corrupt("no superblock is sound")),
-        found => Ok(found),
+    let newest = copies.iter().flatten().max_by_key(|found| found.checkpoint);
+    let newest = newest.copied();
+    let first = newest.map_or(1, |newest| newest.checkpoint + 1);
+    for slot in 0..2 {
+        let sound = copies[2 * slot].is_some() || copies[2 * slot + 1].is_some();
+        // The first that was written to the slot may have been cut off.
+        let begun = first <= 2 && first as usize % 2 == slot && blank[2 * slot + 1];
+        let unused = first <= 2 && blank[2 * slot] && blank[2 * slot + 1];
+        if !sound && !begun && !unused {
+            return Err(corrupt("both copies of a superblock are damaged"));
+        }
     }
+    let Some(superblock) = newest else {
+        return Ok(None);
+    };
+    let slot = 2 * usize::from(superblock.slot());
+    let mut damaged = Vec::new();
+    // The second copy is as new only when the first was whole.
+    if copies[slot].is_none() {
+        damaged.extend((copies[slot + 1] == newest).then_some(slot));
+    }
+    // A store is closed only when both copies are written.
+    if copies[slot + 1].is_none() && superblock.clean {
+        damaged.push(slot + 1);
+    }
+    Ok(Some(Chosen {
+        superblock,
+        damaged,
+    }))
 }
 
-fn load(mut disk: Box<dyn Disk>, settings: Settings, fsid: [u8; 16]) -> Result<Shard> {
-    let bytes = disk.read_now(FileId::Superblock, 0, SUPERBLOCK_BYTES as usize);
-    let bytes = match bytes {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => BytesMut::new(),
-        other => other.map_err(|error| unavailable("superblock", &error))?,
+/// The store as its last checkpoint and the log tell it, and the superblock that led to them.
+fn load(
+    mut disk: Box<dyn Disk>,
+    settings: Settings,
+    fsid: [u8; 16],
+) -> Result<(Shard, Option<Superblock>)> {
+    let length = disk.length(FileId::Superblock);
+    let length = length.map_err(|error| unavailable("superblock", &error))?;
+    let mut bytes = BytesMut::new();
+    if length >= SUPERBLOCK_BYTES {
+        let read = disk.read_now(FileId::Superblock, 0, SUPERBLOCK_BYTES as usize);
+        bytes = read.map_err(|error| unavailable("superblock", &error))?;
+    }
+    let Some(chosen) = choose(&bytes)? else {
+        return Ok((create(disk, settings, fsid)?, None));
     };
-    let Some(superblock) = choose(&bytes)? else {
-        return create(disk, settings, fsid);
-    };
+    let superblock = chosen.superblock;
     let mut state = load_state(&mut *disk, settings, &superblock)?;
     let sequence = replay(&mut *disk, &mut state, &superblock)?;
-    let from = (superblock.checkpoint, superblock.epoch, sequence);
-    begin(disk, settings, superblock.fsid, state, from)
+    let from = (superblock.checkpoint, superblock.last_epoch(), sequence);
+    let mut shard = begin(disk, settings, superblock.fsid, state, from)?;
+    let mended = chosen.damaged.into_iter().map(|copy| {
+        let at = copy * UNIT_BYTES;
+        tracing::warn!(at, "a copy of the superblock was damaged");
+        format!("superblock at byte {at}: {WRONG}; the other copy served")
+    });
+    shard.mended.extend(mended);
+    Ok((shard, Some(superblock)))
 }
 
 fn load_state(disk: &mut dyn Disk, settings: Settings, superblock: &Superblock) -> Result<State> {
@@ -225,6 +305,10 @@ fn load_state(disk: &mut dyn Disk, settings: Settings, superblock: &Superblock) 
     load_maps(disk, &mut space, &saved.maps)?;
     for (unit, count) in saved.overflow {
         space.load_overflow(unit, count);
+    }
+    for (first, count) in saved.absent {
+        let sound = space.load_absent(first, count);
+        sound.ok_or_else(|| wrong("what was given back is in use"))?;
     }
     Ok(State {
         catalogue: saved.catalogue,

@@ -4,11 +4,11 @@ use std::io;
 
 use bytes::BytesMut;
 
+use super::apply::State;
 use super::buffer::{UNIT_BYTES, crc};
-use super::catalogue::State;
 use super::disk::{Disk, Done};
 use super::format::batch::{BatchHeader, header_units};
-use super::format::superblock::Superblock;
+use super::format::superblock::{LogPart, Superblock};
 use super::format::{CHUNK_UNITS, Unit};
 use super::pages::{Missing, Stop};
 use super::reading::{describe, parse_page};
@@ -107,31 +107,52 @@ impl Reader<'_> {
     }
 }
 
+impl Reader<'_> {
+    /// Carries out the batches of a part, up to the one with number `end`; answers the number of
+    /// the one behind the last.
+    fn replay_part(&mut self, state: &mut State, part: LogPart, end: Option<u64>) -> Result<u64> {
+        let (mut next, mut sequence) = (part.start, part.sequence);
+        while end != Some(sequence)
+            && let Some(batch) = self.header(state, next, (part.epoch, sequence))?
+        {
+            if !self.data_is_sound(state, &batch)? {
+                self.require_unflushed(state, &batch)?;
+                break;
+            }
+            keep(state, next, &batch);
+            for record in &batch.records {
+                replay_record(self.disk, state, record)?;
+            }
+            // Superfluous with the next checkpoint, and not before.
+            let units = next..next + units_of(&batch);
+            units.for_each(|unit| state.trees.space.set_aside(unit));
+            (next, sequence) = (batch.next, sequence + 1);
+        }
+        Ok(sequence)
+    }
+}
+
 /// Carries out the log; answers the number of the batch that would come next.
 pub(super) fn replay(
     disk: &mut dyn Disk,
     state: &mut State,
     superblock: &Superblock,
 ) -> Result<u64> {
-    let (mut next, mut sequence) = (superblock.log_start, superblock.sequence);
     let mut reader = Reader {
         disk,
         start: 0,
         buffer: BytesMut::new(),
     };
-    while let Some(batch) = reader.header(state, next, (superblock.epoch, sequence))? {
-        if !reader.data_is_sound(state, &batch)? {
-            reader.require_unflushed(state, &batch)?;
-            break;
+    let mut sequence = superblock.log.sequence;
+    let parts: Vec<LogPart> = superblock.parts().collect();
+    for (index, part) in parts.iter().enumerate() {
+        // A part that another follows was replayed before, and made durable.
+        let end = parts.get(index + 1).map(|next| next.sequence);
+        sequence = reader.replay_part(state, *part, end)?;
+        if end.is_some_and(|end| end != sequence) {
+            let text = format!("batch {sequence} of the log is damaged");
+            return Err(corrupt(text));
         }
-        keep(state, next, &batch);
-        for record in &batch.records {
-            replay_record(reader.disk, state, record)?;
-        }
-        // Superfluous with the next checkpoint, and not before.
-        let units = next..next + units_of(&batch);
-        units.for_each(|unit| state.trees.space.set_aside(unit));
-        (next, sequence) = (batch.next, sequence + 1);
     }
     Ok(sequence)
 }

@@ -5,7 +5,10 @@ use tokio::sync::oneshot;
 
 use super::buffer::{UNIT_BYTES, crc};
 use super::catalogue::Catalogue;
+use super::format::Unit;
+use super::growth::Promise;
 use super::records::CatalogueChange;
+use super::scan::{Scan, Scanned};
 use super::tree::Piece;
 use super::walk::Walk;
 use crate::{Error, Extent, Result};
@@ -22,6 +25,13 @@ pub(crate) enum Request {
     Flush(Reply<()>),
     /// Answered when nothing that was dropped is left to take apart.
     Settle(Reply<()>),
+    Scan(Scan),
+    /// Units as they lie on the disk.
+    Units {
+        unit: Unit,
+        count: u64,
+        reply: Reply<Blocks>,
+    },
 }
 
 /// Whole blocks of an image or a snapshot.
@@ -143,8 +153,8 @@ pub(crate) struct Change {
     pub(crate) durable: bool,
     /// Blocks that this change holds locked.
     pub(crate) locks: Vec<(u64, u64)>,
-    /// Units that were promised to it; `None`: not admitted yet.
-    pub(crate) promised: Option<u64>,
+    /// What was promised to it; `None`: not admitted yet.
+    pub(super) promised: Option<Promise>,
     /// The checkpoint at which it began to wait for space.
     pub(crate) waits_since: Option<u64>,
 }
@@ -205,13 +215,15 @@ impl Change {
 pub(crate) enum Content {
     Bytes(Bytes),
     Zero(u64),
+    /// What is there already, in so many bytes of whole blocks: it gets new places.
+    Same(u64),
 }
 
 impl Content {
     pub(crate) fn length(&self) -> u64 {
         match self {
             Content::Bytes(bytes) => bytes.len() as u64,
-            Content::Zero(length) => *length,
+            Content::Zero(length) | Content::Same(length) => *length,
         }
     }
 }
@@ -235,10 +247,13 @@ impl Patch {
         (self.offset / unit, end.div_ceil(unit))
     }
 
-    /// The blocks of which it changes only a part.
+    /// The blocks whose old content it needs.
     pub(crate) fn edges(&self) -> Vec<u64> {
         let unit = UNIT_BYTES as u64;
         let (first, end) = self.blocks();
+        if let Content::Same(_) = self.content {
+            return (first..end).collect();
+        }
         let mut edges = Vec::new();
         if !self.offset.is_multiple_of(unit) {
             edges.push(first);
@@ -259,6 +274,13 @@ impl Patch {
             let found = edges.iter().find(|(edge, _)| *edge == block);
             found.map(|(_, bytes)| bytes)
         };
+        if let Content::Same(_) = self.content {
+            let mut all = BytesMut::with_capacity(edges.len() * UNIT_BYTES);
+            edges
+                .iter()
+                .for_each(|(_, bytes)| all.extend_from_slice(bytes));
+            return parts(first, &all.freeze());
+        }
         if let Content::Bytes(bytes) = &self.content {
             let mut all = BytesMut::zeroed(((end - first) * unit) as usize);
             for block in [first, end - 1] {
@@ -324,6 +346,7 @@ pub(crate) enum Answer {
     Unit(Reply<()>, Result<()>),
     Blocks(Reply<Blocks>, Result<Blocks>),
     Extents(Reply<Vec<Extent>>, Result<Vec<Extent>>),
+    Scanned(Reply<Scanned>, Result<Scanned>),
 }
 
 impl Answer {
@@ -333,6 +356,7 @@ impl Answer {
             Answer::Unit(reply, result) => drop(reply.send(result)),
             Answer::Blocks(reply, result) => drop(reply.send(result)),
             Answer::Extents(reply, result) => drop(reply.send(result)),
+            Answer::Scanned(reply, result) => drop(reply.send(result)),
         }
     }
 }
@@ -348,6 +372,8 @@ impl Request {
             Request::Read(_) => None,
             Request::Change(change) => change.reply.map(|reply| Answer::Unit(reply, Err(error))),
             Request::Patch(patch) => patch.reply.map(|reply| Answer::Unit(reply, Err(error))),
+            Request::Units { reply, .. } => Some(Answer::Blocks(reply, Err(error))),
+            Request::Scan(scan) => Some(Answer::Scanned(scan.reply, Err(error))),
             Request::List(list) => Some(Answer::Extents(list.reply, Err(error))),
             Request::Plan(call) => Some(Answer::Unit(call.reply, Err(error))),
             Request::Flush(reply) | Request::Settle(reply) => Some(Answer::Unit(reply, Err(error))),

@@ -8,10 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
-use super::catalogue::State;
+use super::apply::State;
 use super::checkpoint::Checkpoint;
 use super::disk::{Action, Disk, Done, FileId, Io};
 use super::format::{CHUNK_UNITS, Unit};
+use super::give_back::GivingBack;
+use super::growth::{Growth, Promise};
 use super::log::{Log, PatchJob};
 use super::pages::{NumberMap, Stop};
 use super::reading::{Load, ReadJob};
@@ -27,6 +29,8 @@ pub(crate) struct Settings {
     /// Units that images may keep.
     pub(crate) limit_units: Option<u64>,
     pub(crate) map_cache_bytes: usize,
+    /// Free units that are kept, beside those that writes will soon need.
+    pub(crate) spare_units: u64,
 }
 
 /// Who an answer of the disk is for.
@@ -39,6 +43,7 @@ pub(super) enum Tag {
     Page(Unit),
     Sync,
     Grow,
+    GiveBack,
     Checkpoint,
 }
 
@@ -51,6 +56,7 @@ impl Tag {
             Tag::Sync => (3, 0),
             Tag::Grow => (4, 0),
             Tag::Checkpoint => (5, 0),
+            Tag::GiveBack => (6, 0),
         };
         kind << 56 | value
     }
@@ -63,6 +69,7 @@ impl Tag {
             2 => Tag::Page(value),
             3 => Tag::Sync,
             4 => Tag::Grow,
+            6 => Tag::GiveBack,
             _ => Tag::Checkpoint,
         }
     }
@@ -96,8 +103,8 @@ pub(crate) struct Shard {
     pub(super) log: Log,
     /// Changes that wait for a batch.
     pub(super) queue: VecDeque<Change>,
-    /// Units that admitted changes will still take.
-    pub(super) promised: u64,
+    /// What admitted changes will still take.
+    pub(super) promised: Promise,
     pub(super) queued_changes: u64,
     pub(super) finished_changes: u64,
     /// Requests that wait for pages.
@@ -118,11 +125,15 @@ pub(crate) struct Shard {
     pub(super) readers: BTreeMap<u64, usize>,
     pub(super) to_release: VecDeque<(u64, Vec<Unit>)>,
     pub(super) syncs: Syncs,
-    /// The total that the chunk files are growing to.
-    pub(super) growing: Option<u64>,
+    pub(super) growing: Option<Growth>,
+    pub(super) giving_back: Option<GivingBack>,
+    /// The file system takes nothing back.
+    pub(super) keeps_all: bool,
     pub(super) cannot_grow: bool,
     pub(super) checkpoint: Checkpoint,
     settles: Vec<Reply<()>>,
+    /// Damage that the start found and made good.
+    pub(super) mended: Vec<String>,
     pub(super) stopped: Option<String>,
     pub(super) answers: Vec<Answer>,
     /// Something happened that may let waiting requests go on.
@@ -146,7 +157,7 @@ impl Shard {
             state,
             log,
             queue: VecDeque::new(),
-            promised: 0,
+            promised: Promise::default(),
             queued_changes: 0,
             finished_changes: 0,
             stalled: Vec::new(),
@@ -164,9 +175,12 @@ impl Shard {
             to_release: VecDeque::new(),
             syncs: Syncs::default(),
             growing: None,
+            giving_back: None,
+            keeps_all: false,
             cannot_grow: false,
             checkpoint,
             settles: Vec::new(),
+            mended: Vec::new(),
             stopped: None,
             answers: Vec::new(),
             again: false,
@@ -237,6 +251,8 @@ impl Shard {
             Request::Change(change) => self.start_change(change),
             Request::Patch(patch) => self.start_patch(patch),
             Request::List(list) => self.start_list(list),
+            Request::Scan(scan) => self.start_scan(scan),
+            Request::Units { unit, count, reply } => self.read_units(unit, count, reply),
             Request::Plan(call) => self.plans.push_back(call),
             Request::Flush(reply) => self.syncs.waiting.push(reply),
             Request::Settle(reply) => match self.state.trees.drops.is_empty() {
@@ -271,6 +287,7 @@ impl Shard {
             Tag::Read(slot, window) => self.finish_window(slot, window, done),
             Tag::Page(unit) => self.finish_load(unit, done),
             Tag::Grow => self.finish_growing(done.result),
+            Tag::GiveBack => self.finish_giving_back(done.result),
             tag => match done.result {
                 Err(error) if tag == Tag::Checkpoint && self.refuse_state_file(&error) => {}
                 Err(error) => self.fail(&format!("{}: {error}", what_failed(tag))),
@@ -392,6 +409,7 @@ impl Shard {
         self.cannot_grow = false;
         self.again = true;
         self.tick_checkpoint();
+        self.give_back();
     }
 
     /// Whether no change, sync or checkpoint is on its way.
@@ -407,6 +425,7 @@ impl Shard {
             && !self.checkpoint.is_running()
             && !self.checkpoint.wanted
             && self.growing.is_none()
+            && !self.is_giving_back()
     }
 
     /// Works until all requests are done. Blocks.

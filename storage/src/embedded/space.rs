@@ -20,8 +20,11 @@ const OVERFLOW: u8 = 251;
 const RESERVED: u8 = 253;
 /// Freed since the last durable checkpoint. On the disk: free.
 const PENDING: u8 = 254;
+/// In a region that was given back to the file system. On the disk: free.
+const ABSENT: u8 = 255;
 
-const REGION_UNITS: usize = 256;
+/// 1 MiB.
+pub(crate) const REGION_UNITS: usize = 256;
 /// How much less full a region must be on each round.
 const THRESHOLD_STEP: u16 = 32;
 
@@ -60,6 +63,7 @@ pub(crate) struct Space {
     counts: Vec<u8>,
     free_in_region: Vec<u16>,
     free: u64,
+    absent: u64,
     threshold: u16,
     cursor: usize,
     overflow: HashMap<Unit, u32>,
@@ -76,6 +80,11 @@ impl Space {
 
     pub(crate) fn free(&self) -> u64 {
         self.free
+    }
+
+    /// Units without room on the disk.
+    pub(crate) fn absent(&self) -> u64 {
+        self.absent
     }
 
     /// Units that the next checkpoint will set free.
@@ -149,7 +158,7 @@ impl Space {
     /// References to a unit.
     pub(crate) fn count(&self, unit: Unit) -> u32 {
         match self.counts.get(unit as usize).copied() {
-            None | Some(FREE | RESERVED | PENDING) => 0,
+            None | Some(FREE | RESERVED | PENDING | ABSENT) => 0,
             Some(OVERFLOW) => self.overflow.get(&unit).copied().unwrap_or(0),
             Some(count) => count.into(),
         }
@@ -157,7 +166,8 @@ impl Space {
 
     /// Whether a unit can be given to a new block or page on replay.
     pub(crate) fn is_claimable(&self, unit: Unit) -> bool {
-        matches!(self.counts.get(unit as usize), Some(&(FREE | RESERVED)))
+        let count = self.counts.get(unit as usize);
+        matches!(count, Some(&(FREE | RESERVED | ABSENT)))
     }
 
     fn mark(&mut self, unit: Unit) {
@@ -166,6 +176,10 @@ impl Space {
 
     /// Takes a certain free unit out of use, until it is claimed or released.
     pub(crate) fn reserve(&mut self, unit: Unit) {
+        if self.counts.get(unit as usize) == Some(&ABSENT) {
+            // It was filled after the checkpoint that knows it as absent.
+            self.restore(unit as usize / REGION_UNITS, 1);
+        }
         if let Some(count) = self.counts.get_mut(unit as usize)
             && *count == FREE
         {
@@ -246,6 +260,84 @@ impl Space {
             self.free_in_region[unit as usize / REGION_UNITS] += 1;
         }
         self.begin_round();
+    }
+
+    fn is_absent(&self, region: usize) -> bool {
+        self.counts.get(region * REGION_UNITS) == Some(&ABSENT)
+    }
+
+    /// Takes up to `most` regions that are wholly free out of use, the last first; answers runs of
+    /// them: the first region, and how many. None lies across two chunk files, whose first regions
+    /// hold space maps.
+    pub(crate) fn retire(&mut self, most: usize) -> Vec<(usize, usize)> {
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        let mut left = most;
+        for region in (0..self.free_in_region.len()).rev() {
+            if left == 0 {
+                break;
+            }
+            if usize::from(self.free_in_region[region]) < REGION_UNITS {
+                continue;
+            }
+            self.retire_region(region);
+            left -= 1;
+            match runs.last_mut() {
+                Some((first, count)) if *first == region + 1 => {
+                    *first = region;
+                    *count += 1;
+                }
+                _ => runs.push((region, 1)),
+            }
+        }
+        runs
+    }
+
+    fn retire_region(&mut self, region: usize) {
+        let first = region * REGION_UNITS;
+        self.counts[first..first + REGION_UNITS].fill(ABSENT);
+        self.free_in_region[region] = 0;
+        self.free -= REGION_UNITS as u64;
+        self.absent += REGION_UNITS as u64;
+    }
+
+    /// Absent regions have room again.
+    pub(crate) fn restore(&mut self, first: usize, count: usize) {
+        for region in first..first + count {
+            if self.is_absent(region) {
+                let start = region * REGION_UNITS;
+                self.counts[start..start + REGION_UNITS].fill(FREE);
+                self.free_in_region[region] = REGION_UNITS as u16;
+                self.free += REGION_UNITS as u64;
+                self.absent -= REGION_UNITS as u64;
+            }
+        }
+        self.begin_round();
+    }
+
+    /// Runs of absent regions, in order.
+    pub(crate) fn absent_runs(&self) -> Vec<(usize, usize)> {
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        if self.absent == 0 {
+            return runs;
+        }
+        for region in (0..self.free_in_region.len()).filter(|region| self.is_absent(*region)) {
+            match runs.last_mut() {
+                Some((first, count)) if *first + *count == region => *count += 1,
+                _ => runs.push((region, 1)),
+            }
+        }
+        runs
+    }
+
+    /// As it was saved. `None`: there is something in it, or it is not there.
+    pub(crate) fn load_absent(&mut self, first: usize, count: usize) -> Option<()> {
+        let end = first.checked_add(count)?;
+        let free = self.free_in_region.get(first..end)?;
+        if free.iter().any(|free| usize::from(*free) < REGION_UNITS) {
+            return None;
+        }
+        (first..end).for_each(|region| self.retire_region(region));
+        Some(())
     }
 
     fn begin_round(&mut self) {
@@ -418,5 +510,44 @@ mod tests {
         copy.load_overflow(unit + 1, 300);
         assert_eq!([0, 1, 2].map(|at| copy.count(unit + at)), [1, 300, 0]);
         assert_eq!(copy.free(), self::space().free() - 2);
+    }
+
+    #[test]
+    fn regions_that_were_given_back_are_not_handed_out() {
+        let mut space = space();
+        let all = space.free();
+        let mut open = Open::default();
+        let (unit, _) = space.take(&mut open, 1).unwrap();
+        space.claim(unit, 1);
+        space.close(&mut open);
+        let runs = space.retire(20);
+        assert_eq!(runs.iter().map(|(_, count)| count).sum::<usize>(), 20);
+        assert_eq!(
+            space.absent_runs().iter().map(|run| run.1).sum::<usize>(),
+            20
+        );
+        let first = runs[0].0 * REGION_UNITS;
+        assert!(space.is_claimable(first as Unit));
+        let mut left = all - 1 - 20 * REGION_UNITS as u64;
+        assert_eq!(space.free(), left);
+        while let Some((start, length)) = space.take(&mut open, 256) {
+            let region = start as usize / REGION_UNITS;
+            assert!(
+                !runs
+                    .iter()
+                    .any(|(first, count)| (*first..first + count).contains(&region))
+            );
+            left -= length;
+        }
+        assert_eq!(left, 0);
+        let (first, count) = runs[0];
+        space.restore(first, count);
+        assert_eq!(space.free(), (count * REGION_UNITS) as u64);
+        // What a batch has used is there.
+        let mut copy = self::space();
+        copy.load_absent(20, 3).unwrap();
+        copy.reserve(21 * REGION_UNITS as u64 + 5);
+        assert_eq!(copy.absent_runs(), [(20, 1), (22, 1)]);
+        assert!(copy.load_absent(0, 1).is_none());
     }
 }

@@ -66,6 +66,11 @@ impl Walk {
         }
     }
 
+    /// The byte from which on nothing is known yet.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
     pub(crate) fn into_extents(self) -> Vec<Extent> {
         self.list.into_vec()
     }

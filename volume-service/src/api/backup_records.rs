@@ -32,7 +32,7 @@ struct RecordView {
 /// `GET backups/{id}/export_record`
 pub(super) async fn export(call: Call, Path(id): Path<String>) -> Answer<Json<Exported>> {
     let backup = backups::get(&call.service, &call.context, &id).await?;
-    call.enforce("backup:backup-export", &backup.project_id)?;
+    call.enforce("backup:export-import", &backup.project_id)?;
     let record = domain::export(&call.service, &backup).await?;
     Ok(Json(Exported {
         record: RecordView {

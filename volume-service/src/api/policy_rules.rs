@@ -248,7 +248,7 @@ pub const RULES: &[(&str, Persona)] = &[
     ("clusters:get_all", Admin),
     ("clusters:update", Admin),
     ("workers:cleanup", Admin),
-    ("backup:backup-export", Admin),
+    ("backup:export-import", Admin),
     ("backup:backup-import", Admin),
     ("message:get", Reader),
     ("message:get_all", Reader),

@@ -165,10 +165,18 @@ async fn make(call: Call, body: JsonBody, knows_snapshots: bool) -> Answer<Creat
     let name = object.string("name", 0..=usize::MAX)?;
     let name = name.map(body::stripped_name).transpose()?;
     let no_snapshots = object.boolean("no_snapshots")?.unwrap_or(false);
+    let encrypted = call.at_least(70);
     let volume = volumes::get(&call.service, &call.context, volume_id).await?;
     call.enforce("volume:create_transfer", &volume.project_id)?;
-    let (transfer, key) =
-        domain::create(&call.service, &call.context, &volume, name, no_snapshots).await?;
+    let (transfer, key) = domain::create(
+        &call.service,
+        &call.context,
+        &volume,
+        name,
+        no_snapshots,
+        encrypted,
+    )
+    .await?;
     let transfer = TransferView::new(&call, transfer, Some(key));
     Ok((StatusCode::ACCEPTED, Json(One { transfer })))
 }

@@ -8,7 +8,8 @@ use rest::{BadInput, JsonBody};
 use super::call::Call;
 use super::views::volumes::{One, VolumeView};
 use super::{Answer, body, scheduler_hints};
-use crate::domain::volume_create::{self as domain, Request, SourceRef};
+use crate::domain::volume_create::{self as domain, Request};
+use crate::domain::volume_source::SourceRef;
 
 const MULTIATTACH_REMOVED: &str = "multiattach parameter has been removed. The default behavior is to use multiattach \
      enabled volume types. Contact your administrator to create a multiattach enabled volume type and use it to \

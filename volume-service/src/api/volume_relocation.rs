@@ -107,13 +107,19 @@ async fn complete(call: &Call, id: &str, body: &Value) -> Answer<Json<Completed>
     let arguments = actions::arguments(body, "os-migrate_volume_completion")?;
     arguments.only(&["new_volume", "error"])?;
     let new_volume = arguments.required_uuid("new_volume")?;
-    arguments.lenient_boolean("error")?;
+    let has_failed = arguments.lenient_boolean("error")?.unwrap_or(false);
     let volume = volumes::get(&call.service, &call.context, id).await?;
     call.enforce(
         "volume_extension:volume_admin_actions:migrate_volume_completion",
         &volume.project_id,
     )?;
-    let save_volume_id =
-        domain::complete(&call.service, &call.context, &volume, new_volume).await?;
+    let save_volume_id = domain::complete(
+        &call.service,
+        &call.context,
+        &volume,
+        new_volume,
+        has_failed,
+    )
+    .await?;
     Ok(Json(Completed { save_volume_id }))
 }

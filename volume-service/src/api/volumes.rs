@@ -7,12 +7,14 @@ use rest::validate::Object;
 use rest::{BadInput, Fault, JsonBody, QueryParams, filter};
 use serde::Serialize;
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::call::Call;
 use super::list_params::ListParams;
 use super::views::volumes::{List, One, Totals, TotalsView, VolumeView, summary as summary_view};
 use super::views::{Detail, Rows};
 use super::{Answer, body, volume_filters};
+use crate::db::type_encryption;
 use crate::domain::volume_delete::{self, Manner};
 use crate::domain::volumes as domain;
 
@@ -150,10 +152,22 @@ pub(super) async fn delete(
     Ok(StatusCode::ACCEPTED)
 }
 
-/// What `volumes/{id}/encryption` shows of a volume that is not encrypted.
+/// What `volumes/{id}/encryption` shows.
 #[derive(Serialize)]
 pub(super) struct Encryption {
-    encryption_key_id: Option<String>,
+    encryption_key_id: Option<Uuid>,
+    /// Of an encrypted volume.
+    #[serde(flatten)]
+    settings: Option<EncryptionSettings>,
+}
+
+/// How the volume's type encrypts.
+#[derive(Serialize)]
+struct EncryptionSettings {
+    control_location: String,
+    cipher: Option<String>,
+    key_size: Option<i64>,
+    provider: String,
 }
 
 /// `GET volumes/{id}/encryption`
@@ -163,8 +177,19 @@ pub(super) async fn encryption(call: Call, Path(id): Path<String>) -> Answer<Jso
         "volume_extension:volume_encryption_metadata",
         &volume.project_id,
     )?;
+    let of_type = match volume.encryption_key_id {
+        Some(_) => type_encryption::get(&call.service.database, volume.volume_type_id).await?,
+        None => None,
+    };
+    let settings = of_type.map(|of| EncryptionSettings {
+        control_location: of.control_location,
+        cipher: of.cipher,
+        key_size: of.key_size,
+        provider: of.provider,
+    });
     Ok(Json(Encryption {
-        encryption_key_id: None,
+        encryption_key_id: volume.encryption_key_id,
+        settings,
     }))
 }
 

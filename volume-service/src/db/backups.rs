@@ -31,6 +31,8 @@ pub struct Backup {
     /// The driver's own JSON: `{"base": "volume-<vol>.backup.<id>"}`.
     pub service_metadata: Option<String>,
     pub restore_volume_id: Option<Uuid>,
+    /// A copy of the key of the encrypted volume that it was made of.
+    pub encryption_key_id: Option<Uuid>,
     /// When the data was as it is in this backup: the snapshot's creation, or the backup's.
     pub data_timestamp: i64,
     pub created_at: i64,
@@ -39,7 +41,7 @@ pub struct Backup {
 
 pub(crate) const COLUMNS: &str = "id, user_id, project_id, volume_id, snapshot_id, parent_id, name, description, \
     status, fail_reason, size_gib, object_count, container, availability_zone, host, service_metadata, \
-    restore_volume_id, data_timestamp, created_at, updated_at";
+    restore_volume_id, encryption_key_id, data_timestamp, created_at, updated_at";
 
 impl Backup {
     /// The row of a select of [`COLUMNS`].
@@ -62,6 +64,7 @@ impl Backup {
             host: row.get("host")?,
             service_metadata: row.get("service_metadata")?,
             restore_volume_id: row.get("restore_volume_id")?,
+            encryption_key_id: row.get("encryption_key_id")?,
             data_timestamp: row.get("data_timestamp")?,
             created_at: row.get("created_at")?,
             updated_at: row.get("updated_at")?,
@@ -84,6 +87,7 @@ pub struct NewBackup {
     pub container: Option<String>,
     pub availability_zone: Option<String>,
     pub host: Option<String>,
+    pub encryption_key_id: Option<Uuid>,
     /// None: now.
     pub data_timestamp: Option<i64>,
 }
@@ -109,14 +113,15 @@ pub async fn insert(tx: &mut Tx, new: NewBackup) -> Result<Backup> {
         host: new.host,
         service_metadata: None,
         restore_volume_id: None,
+        encryption_key_id: new.encryption_key_id,
         data_timestamp: new.data_timestamp.unwrap_or(now),
         created_at: now,
         updated_at: None,
     };
     tx.execute(
         "INSERT INTO backups (id, user_id, project_id, volume_id, snapshot_id, parent_id, name, description, \
-         status, size_gib, object_count, container, availability_zone, host, data_timestamp, created_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
+         status, size_gib, object_count, container, availability_zone, host, encryption_key_id, \
+         data_timestamp, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?)",
         params![
             backup.id,
             &backup.user_id,
@@ -131,6 +136,7 @@ pub async fn insert(tx: &mut Tx, new: NewBackup) -> Result<Backup> {
             &backup.container,
             &backup.availability_zone,
             &backup.host,
+            backup.encryption_key_id,
             backup.data_timestamp,
             backup.created_at,
         ],
@@ -146,7 +152,7 @@ pub async fn import(tx: &mut Tx, backup: &Backup) -> Result<()> {
     tx.execute(sql, params![backup.id]).await?;
     let sql = format!(
         "INSERT INTO backups ({COLUMNS}) VALUES ({})",
-        placeholders(20)
+        placeholders(21)
     );
     let values = params![
         backup.id,
@@ -166,6 +172,7 @@ pub async fn import(tx: &mut Tx, backup: &Backup) -> Result<()> {
         &backup.host,
         &backup.service_metadata,
         backup.restore_volume_id,
+        backup.encryption_key_id,
         backup.data_timestamp,
         backup.created_at,
         backup.updated_at,

@@ -1,5 +1,7 @@
 //! Tables `volume_services` and `volume_pools`: who is alive, and what their pools can take.
 
+use std::collections::HashMap;
+
 use database::{Result, Row, Tx, now_us, params};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -245,4 +247,13 @@ pub async fn id_of_host<'a>(from: impl Into<Source<'a>>, host: &str) -> Result<O
         .fetch_optional(sql, params![service_host, VOLUME])
         .await?;
     row.map(|row| row.get("id")).transpose()
+}
+
+/// The clusters of the hosts (`host@backend`) that belong to one.
+pub async fn clusters_by_host<'a>(from: impl Into<Source<'a>>) -> Result<HashMap<String, String>> {
+    let sql = "SELECT host, cluster_name FROM volume_services WHERE cluster_name IS NOT NULL";
+    let rows = from.into().fetch_all(sql, params![]).await?;
+    rows.iter()
+        .map(|row| Ok((row.get("host")?, row.get("cluster_name")?)))
+        .collect()
 }

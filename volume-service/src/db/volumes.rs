@@ -38,6 +38,8 @@ pub struct Volume {
     pub readonly: Option<bool>,
     pub replication_status: Option<String>,
     pub provider_id: Option<String>,
+    /// The key manager's name of its key; none: not encrypted.
+    pub encryption_key_id: Option<Uuid>,
     /// Temporary volumes do not count against the project's quota.
     pub consumes_quota: bool,
     /// Microseconds since the epoch, as all times here.
@@ -51,7 +53,7 @@ pub struct Volume {
 pub(crate) const COLUMNS: &str = "id, user_id, project_id, name, description, status, previous_status, \
     attach_status, migration_status, size_gib, availability_zone, host, service_uuid, volume_type_id, \
     group_id, snapshot_id, source_volid, bootable, multiattach, readonly, replication_status, provider_id, \
-    consumes_quota, created_at, updated_at, scheduled_at, launched_at, terminated_at";
+    encryption_key_id, consumes_quota, created_at, updated_at, scheduled_at, launched_at, terminated_at";
 
 impl Volume {
     /// The row of a select of [`COLUMNS`].
@@ -79,6 +81,7 @@ impl Volume {
             readonly: row.get("readonly")?,
             replication_status: row.get("replication_status")?,
             provider_id: row.get("provider_id")?,
+            encryption_key_id: row.get("encryption_key_id")?,
             consumes_quota: row.get("consumes_quota")?,
             created_at: row.get("created_at")?,
             updated_at: row.get("updated_at")?,
@@ -104,6 +107,7 @@ pub struct NewVolume {
     pub snapshot_id: Option<Uuid>,
     pub source_volid: Option<Uuid>,
     pub multiattach: bool,
+    pub encryption_key_id: Option<Uuid>,
     pub consumes_quota: bool,
 }
 
@@ -132,6 +136,7 @@ pub async fn insert(tx: &mut Tx, new: NewVolume) -> Result<Volume> {
         readonly: None,
         replication_status: None,
         provider_id: None,
+        encryption_key_id: new.encryption_key_id,
         consumes_quota: new.consumes_quota,
         created_at: now_us(),
         updated_at: None,
@@ -142,7 +147,7 @@ pub async fn insert(tx: &mut Tx, new: NewVolume) -> Result<Volume> {
     tx.execute(
         "INSERT INTO volumes (id, user_id, project_id, name, description, status, attach_status, size_gib, \
          availability_zone, host, volume_type_id, snapshot_id, source_volid, bootable, multiattach, \
-         consumes_quota, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         encryption_key_id, consumes_quota, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         params![
             volume.id,
             &volume.user_id,
@@ -159,6 +164,7 @@ pub async fn insert(tx: &mut Tx, new: NewVolume) -> Result<Volume> {
             volume.source_volid,
             volume.bootable,
             volume.multiattach,
+            volume.encryption_key_id,
             volume.consumes_quota,
             volume.created_at,
         ],

@@ -6,7 +6,7 @@ use rest::list_query::{Clause, Column, Columns};
 use uuid::Uuid;
 
 use super::listing::{self, Query, Rows, Table};
-use super::{detach_guard, parse_id, requester, sees, volumes};
+use super::{detach_guard, parse_id, qos_specs, requester, sees, volumes};
 use crate::connection::{Connection, Target};
 use crate::db::attachments::{self, Attachment, Document, MODE_UNSET};
 use crate::db::exports::{self, Export};
@@ -317,12 +317,15 @@ pub(super) async fn connection_info(
         connection.ok_or_else(|| Error::Unavailable("Volume driver not ready.".to_owned()))?;
     let specs = volume_types::extra_specs(&mut *tx, volume.volume_type_id).await?;
     let image = volume_image_name(volume.id);
+    let qos_specs = qos_specs::for_client(tx, volume).await?;
     let target = Target {
         volume_id: volume.id,
         pool: host.split_once('#').map_or("", |(_, pool)| pool),
         image: &image,
         export_name: &export.name,
         read_only: export.read_only,
+        encrypted: volume.encryption_key_id.is_some(),
+        qos_specs,
         cacheable: !volume.multiattach
             && specs
                 .get("cacheable")

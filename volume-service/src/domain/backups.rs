@@ -6,9 +6,10 @@ use rest::list_query::{Column, Columns};
 use uuid::Uuid;
 
 use super::listing::{self, Query, Rows, Table};
-use super::volume_create::{self, SourceRef};
+use super::volume_create;
+use super::volume_source::SourceRef;
 use super::volumes::{self, Changes, write_changes};
-use super::{parse_id, quota, requester, sees, services, snapshots};
+use super::{encryption, parse_id, quota, requester, sees, services, snapshots};
 use crate::backup::{Candidate, choose_parent};
 use crate::db::backups::{self, Backup, NewBackup};
 use crate::db::metadata::{self, Kind, Metadata};
@@ -128,6 +129,22 @@ pub async fn create(
             volume.id, snapshot.volume_id
         )));
     }
+    let key_id = encryption::copy(service, context, volume.encryption_key_id).await?;
+    let created = insert(service, context, volume, snapshot, request, key_id).await;
+    if created.is_err() {
+        encryption::forget(service, context, key_id).await;
+    }
+    created
+}
+
+async fn insert(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume: &Volume,
+    snapshot: Option<&Snapshot>,
+    request: Request,
+    encryption_key_id: Option<Uuid>,
+) -> Result<Backup> {
     let backup_service =
         services::choose_backup_service(service, request.availability_zone.as_deref()).await?;
     let host = backup_service.host;
@@ -155,6 +172,7 @@ pub async fn create(
             .or_else(|| Some(service.options.backup_container.clone())),
         availability_zone: Some(backup_service.availability_zone),
         host: Some(host.clone()),
+        encryption_key_id,
         data_timestamp: snapshot_created_at,
     };
     let backup = backups::insert(&mut tx, new).await?;
@@ -285,6 +303,7 @@ pub async fn delete(
         .await?;
     tx.commit().await?;
     service.doorbell.ring(&queue);
+    encryption::forget(service, context, backup.encryption_key_id).await;
     Ok(())
 }
 
@@ -318,6 +337,29 @@ pub async fn restore(
     let Some(volume) = volume else {
         return restore_to_new(service, context, backup, name).await;
     };
+    if volume.encryption_key_id.is_some() != backup.encryption_key_id.is_some() {
+        return Err(Error::invalid_volume(
+            "An encrypted backup is restored to an encrypted volume only, and no other to one.",
+        ));
+    }
+    // The volume gets the backup's bytes, so what opens it is what opened them.
+    let key_id = encryption::copy(service, context, backup.encryption_key_id).await?;
+    let restoring = restore_to(service, context, backup, volume, key_id).await;
+    let unused = match &restoring {
+        Ok(_) => volume.encryption_key_id,
+        Err(_) => key_id,
+    };
+    encryption::forget(service, context, unused).await;
+    restoring
+}
+
+async fn restore_to(
+    service: &VolumeService,
+    context: &RequestContext,
+    backup: &Backup,
+    volume: &Volume,
+    encryption_key_id: Option<Uuid>,
+) -> Result<Restoring> {
     let host = host_for(service, backup).await?;
     let mut tx = service.database.begin().await?;
     let current = db::volumes::get(&mut tx, volume.id)
@@ -331,6 +373,7 @@ pub async fn restore(
     }
     let change = Change::volume(volume.id)
         .when(&[status::AVAILABLE])
+        .set("encryption_key_id = ?", encryption_key_id)
         .status(status::RESTORING_BACKUP);
     if !change.apply(&mut tx).await?.is_done() {
         return Err(Error::invalid_volume(

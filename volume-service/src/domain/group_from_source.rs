@@ -1,11 +1,13 @@
 //! Making a group from a group snapshot or from another group: a clone of every member.
 
+use std::collections::HashMap;
+
 use database::{Tx, now_us};
 use rest::RequestContext;
 use uuid::Uuid;
 
 use super::quota::{self, Additions};
-use super::{requester, volume_actions, volume_create};
+use super::{encryption, requester, volume_actions, volume_create};
 use crate::db::group_snapshots::{self, GroupSnapshot};
 use crate::db::groups::{self, Group, REPLICATION_DISABLED};
 use crate::db::metadata::Metadata;
@@ -41,6 +43,69 @@ pub async fn create(
     source: Source,
 ) -> Result<Group> {
     service.policy.enforce(context, "group:create", context)?;
+    let mut keys = Keys::default();
+    match insert(service, context, (name, description), source, &mut keys).await {
+        Ok(group) => Ok(group),
+        Err(error) => {
+            keys.forget(service, context).await;
+            Err(error)
+        }
+    }
+}
+
+/// Copies of the keys of encrypted members, by the member that each is for.
+#[derive(Default)]
+struct Keys(HashMap<Uuid, Uuid>);
+
+impl Keys {
+    /// Outside of any transaction: the key manager may take its time.
+    async fn copy(
+        &mut self,
+        service: &VolumeService,
+        context: &RequestContext,
+        source: &Source,
+    ) -> Result<()> {
+        let members = match source {
+            Source::Group(group) => groups::members(&service.database, group.id).await?,
+            Source::GroupSnapshot(snapshot) => {
+                let of = group_snapshots::members(&service.database, snapshot.id).await?;
+                let ids: Vec<Uuid> = of.iter().map(|snapshot| snapshot.volume_id).collect();
+                volumes::get_many(&service.database, &ids).await?
+            }
+        };
+        for member in members {
+            let copied = encryption::copy(service, context, member.encryption_key_id).await?;
+            if let Some(key) = copied {
+                self.0.insert(member.id, key);
+            }
+        }
+        Ok(())
+    }
+
+    /// The key for the clone of a member.
+    fn take(&mut self, of: &Volume) -> Result<Option<Uuid>> {
+        match (of.encryption_key_id, self.0.get(&of.id)) {
+            (None, _) => Ok(None),
+            (Some(_), Some(key)) => Ok(Some(*key)),
+            (Some(_), None) => Err(Error::invalid_group("The members have changed meanwhile.")),
+        }
+    }
+
+    async fn forget(self, service: &VolumeService, context: &RequestContext) {
+        for key in self.0.into_values() {
+            encryption::forget(service, context, Some(key)).await;
+        }
+    }
+}
+
+async fn insert(
+    service: &VolumeService,
+    context: &RequestContext,
+    (name, description): (Option<String>, Option<String>),
+    source: Source,
+    keys: &mut Keys,
+) -> Result<Group> {
+    keys.copy(service, context, &source).await?;
     let mut tx = service.database.begin().await?;
     let project_id = context.project();
     quota::check_group(&service.options, &mut tx, project_id).await?;
@@ -86,14 +151,18 @@ pub async fn create(
     for clone in clones {
         let queue = volume_actions::queue_of(&clone.volume)?;
         let specs = volume_types::extra_specs(&mut tx, clone.volume_type_id).await?;
-        let new = new_volume(&group, &clone, volume_create::is_multiattach_spec(&specs));
+        let multiattach = volume_create::is_multiattach_spec(&specs);
+        let new = NewVolume {
+            encryption_key_id: keys.take(&clone.volume)?,
+            ..new_volume(&group, &clone, multiattach)
+        };
         let made = volume_create::insert_with_flow(
             &mut tx,
             context,
             new,
             Some(group.id),
             &no_metadata,
-            clone.of,
+            (clone.of, None),
             &queue,
         );
         volume_ids.push(made.await?.id);
@@ -134,6 +203,7 @@ fn new_volume(group: &Group, clone: &Clone, multiattach: bool) -> NewVolume {
         snapshot_id: clone.snapshot_id,
         source_volid: clone.snapshot_id.is_none().then_some(clone.volume.id),
         multiattach,
+        encryption_key_id: None,
         consumes_quota: true,
     }
 }

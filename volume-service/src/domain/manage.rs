@@ -119,6 +119,13 @@ pub async fn manage_volume(
     })?;
     let host = pools_of(service, &request.host).await?.into_iter().next();
     let host = host.ok_or_else(|| Error::Invalid(format!("Host '{}' not found", request.host)))?;
+    let encryption = db::type_encryption::get(&service.database, volume_type.id).await?;
+    if encryption.is_some() {
+        return Err(Error::Invalid(
+            "Invalid volume type: Managing to an encrypted volume type is not supported."
+                .to_owned(),
+        ));
+    }
     let specs = db::volume_types::extra_specs(&service.database, volume_type.id).await?;
     let new = NewVolume {
         id: Uuid::new_v4(),
@@ -135,6 +142,7 @@ pub async fn manage_volume(
         multiattach: specs
             .get("multiattach")
             .is_some_and(|value| value == "<is> True"),
+        encryption_key_id: None,
         consumes_quota: true,
     };
     let (id, queue) = (new.id, flows::volume_queue(&host));

@@ -7,6 +7,7 @@ pub mod backups;
 pub mod clusters;
 pub mod default_types;
 pub mod detach_guard;
+pub mod encryption;
 pub mod group_delete;
 pub mod group_from_source;
 pub mod group_replication;
@@ -33,6 +34,8 @@ pub mod volume_attach;
 pub mod volume_create;
 pub mod volume_delete;
 pub mod volume_image;
+pub mod volume_source;
+mod volume_zones;
 pub mod volumes;
 pub mod workers;
 

@@ -8,9 +8,11 @@ use uuid::Uuid;
 
 use super::listing::{self, Query, Rows, Table};
 use super::{parse_id, types};
+use crate::db::attachments::Document;
 use crate::db::metadata::{self, Kind, Metadata};
 use crate::db::qos_specs::{self, QosSpecs};
 use crate::db::volume_types;
+use crate::db::volumes::Volume;
 use crate::{Error, Result, VolumeService};
 use rest::RequestContext;
 
@@ -186,4 +188,86 @@ pub async fn disassociate(
     still_there(&mut tx, id).await?;
     qos_specs::disassociate(&mut tx, id, volume_type).await?;
     Ok(tx.commit().await?)
+}
+
+/// The limits that a client of the volume enforces: those of its type, where the specs are for
+/// the front end. What is given for each GiB is told for the volume's size.
+pub(super) async fn for_client(tx: &mut Tx, volume: &Volume) -> Result<Option<Document>> {
+    let volume_type = volume_types::get(&mut *tx, volume.volume_type_id).await?;
+    let Some(id) = volume_type.and_then(|of| of.qos_specs_id) else {
+        return Ok(None);
+    };
+    let Some(specs) = qos_specs::get(&mut *tx, id).await? else {
+        return Ok(None);
+    };
+    if specs.consumer == "back-end" {
+        return Ok(None);
+    }
+    let mut keys = metadata::get(&mut *tx, Kind::Qos, id).await?;
+    scale(&mut keys, volume.size_gib);
+    let texts = keys.into_iter().map(|(key, value)| (key, value.into()));
+    Ok(Some(texts.collect()))
+}
+
+/// Options of which there is one for each GiB (`…_per_gb`, `…_per_gb_min`, `…_max`).
+const SCALED: &[&str] = &[
+    "read_iops_sec",
+    "write_iops_sec",
+    "total_iops_sec",
+    "read_bytes_sec",
+    "write_bytes_sec",
+    "total_bytes_sec",
+];
+
+fn scale(keys: &mut Metadata, size_gib: u32) {
+    for option in SCALED {
+        let Some(per_gib) = number(keys.get(&format!("{option}_per_gb"))) else {
+            continue;
+        };
+        keys.remove(&format!("{option}_per_gb"));
+        let least = number(keys.remove(&format!("{option}_per_gb_min")).as_ref()).unwrap_or(0);
+        let scaled = per_gib.saturating_mul(u64::from(size_gib)).max(least);
+        let most = number(keys.remove(&format!("{option}_max")).as_ref()).unwrap_or(scaled);
+        keys.insert((*option).to_owned(), scaled.min(most).to_string());
+    }
+}
+
+fn number(text: Option<&String>) -> Option<u64> {
+    text?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_for_each_gib_become_limits() {
+        let scaled = |pairs: &[(&str, &str)]| {
+            let pair = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+            let mut keys: Metadata = pairs.iter().map(pair).collect();
+            scale(&mut keys, 10);
+            keys.into_iter().collect::<Vec<_>>()
+        };
+        let one = |key: &str, value: &str| vec![(key.to_owned(), value.to_owned())];
+        assert_eq!(
+            scaled(&[("read_iops_sec_per_gb", "5")]),
+            one("read_iops_sec", "50")
+        );
+        assert_eq!(
+            scaled(&[
+                ("read_iops_sec_per_gb", "5"),
+                ("read_iops_sec_per_gb_min", "80")
+            ]),
+            one("read_iops_sec", "80")
+        );
+        assert_eq!(
+            scaled(&[("read_iops_sec_per_gb", "5"), ("read_iops_sec_max", "30")]),
+            one("read_iops_sec", "30")
+        );
+        assert_eq!(scaled(&[("read_iops_sec", "7")]), one("read_iops_sec", "7"));
+        assert_eq!(
+            scaled(&[("read_iops_sec_per_gb", "many")]),
+            one("read_iops_sec_per_gb", "many")
+        );
+    }
 }

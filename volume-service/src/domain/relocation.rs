@@ -5,7 +5,7 @@ use rest::RequestContext;
 use uuid::Uuid;
 
 use super::quota::{self, Addition};
-use super::{requester, services, types, volume_create, volumes};
+use super::{encryption, requester, services, types, volume_attach, volume_create, volumes};
 use crate::db::placements::{self, Placement};
 use crate::db::volume_types::VolumeType;
 use crate::db::volumes::Volume;
@@ -41,6 +41,7 @@ pub async fn retype(
         return Err(Error::no_such("Volume type", new_type.id));
     }
     check_new_type(&current, &new_type, multiattach)?;
+    check_encryption(&mut tx, &current, &new_type).await?;
     if current.status != status::AVAILABLE {
         check_in_use(&mut tx, &current, &new_type).await?;
     }
@@ -99,12 +100,6 @@ fn check_new_type(volume: &Volume, new_type: &VolumeType, multiattach: bool) -> 
 
 /// What a client that has the volume attached would have to notice cannot change meanwhile.
 async fn check_in_use(tx: &mut Tx, volume: &Volume, new_type: &VolumeType) -> Result<()> {
-    let old = encryption(tx, volume.volume_type_id).await?;
-    if old != encryption(tx, new_type.id).await? {
-        return Err(Error::invalid_input(
-            "Retype cannot change the encryption of an in-use volume.",
-        ));
-    }
     let old_type = db::volume_types::get(&mut *tx, volume.volume_type_id).await?;
     let old_specs = old_type.and_then(|old_type| old_type.qos_specs_id);
     if old_specs == new_type.qos_specs_id {
@@ -122,13 +117,16 @@ async fn check_in_use(tx: &mut Tx, volume: &Volume, new_type: &VolumeType) -> Re
     Ok(())
 }
 
-/// How volumes of a type are encrypted: provider, cipher, key size, who does it.
-async fn encryption(
-    tx: &mut Tx,
-    volume_type_id: Uuid,
-) -> Result<Option<(String, Option<String>, Option<i64>, String)>> {
-    let found = db::type_encryption::get(tx, volume_type_id).await?;
-    Ok(found.map(|of| (of.provider, of.cipher, of.key_size, of.control_location)))
+/// The bytes of a volume stay as they are, encrypted or not.
+async fn check_encryption(tx: &mut Tx, volume: &Volume, new_type: &VolumeType) -> Result<()> {
+    let old = db::type_encryption::get(&mut *tx, volume.volume_type_id).await?;
+    let new = db::type_encryption::get(&mut *tx, new_type.id).await?;
+    if old.as_ref().map(encryption::settings) == new.as_ref().map(encryption::settings) {
+        return Ok(());
+    }
+    Err(Error::invalid_input(
+        "Retype cannot change the encryption of a volume.",
+    ))
 }
 
 /// Where a migration goes and how.
@@ -247,6 +245,7 @@ pub async fn complete(
     context: &RequestContext,
     volume: &Volume,
     new_volume: &str,
+    has_failed: bool,
 ) -> Result<Uuid> {
     let new_volume = volumes::get(service, context, new_volume).await?;
     let is_set = |status: &Option<String>| status.as_deref().is_some_and(|status| status != "none");
@@ -255,7 +254,12 @@ pub async fn complete(
         is_set(&new_volume.migration_status),
     ) {
         // Nothing migrates: the compute service has swapped two volumes, and each stays itself.
-        (false, false) => Ok(new_volume.id),
+        (false, false) => {
+            if !has_failed {
+                volume_attach::swap(service, volume.id, new_volume.id).await?;
+            }
+            Ok(new_volume.id)
+        }
         (false, true) => Err(Error::invalid_volume("Source volume not mid-migration.")),
         (true, false) => Err(Error::invalid_volume(
             "Destination volume not mid-migration.",

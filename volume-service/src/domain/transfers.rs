@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::listing::{self, Query, Rows, Table};
 use super::quota::{self, Additions};
-use super::{parse_id, sees, volumes};
+use super::{encryption, parse_id, sees, volumes};
 use crate::db::transfers::{self, Transfer};
 use crate::db::volumes::Volume;
 use crate::db::{self, Change, Outcome, snapshots, status, volume_types};
@@ -77,7 +77,20 @@ pub async fn create(
     volume: &Volume,
     name: Option<String>,
     no_snapshots: bool,
+    allow_encrypted: bool,
 ) -> Result<(Transfer, String)> {
+    if volume.encryption_key_id.is_some() {
+        if !allow_encrypted {
+            return Err(Error::invalid_volume(
+                "transferring encrypted volume is not supported",
+            ));
+        }
+        if no_snapshots {
+            return Err(Error::invalid_volume(
+                "transferring an encrypted volume without its snapshots is not supported",
+            ));
+        }
+    }
     let mut tx = service.database.begin().await?;
     if volume.group_id.is_some() {
         return Err(in_group(volume.id));
@@ -176,6 +189,25 @@ pub async fn accept(
             "Invalid auth key: Attempt to transfer {id} with invalid auth key."
         )));
     }
+    let volume = db::volumes::get(&service.database, transfer.volume_id).await?;
+    let old_key = volume.and_then(|volume| volume.encryption_key_id);
+    let new_key = encryption::take_over(service, context, old_key).await?;
+    let moved = take(service, context, &transfer, new_key).await;
+    let unused = match &moved {
+        Ok(()) => old_key,
+        Err(_) => new_key,
+    };
+    encryption::forget(service, context, unused).await;
+    moved.map(|()| transfer)
+}
+
+async fn take(
+    service: &VolumeService,
+    context: &RequestContext,
+    transfer: &Transfer,
+    encryption_key_id: Option<Uuid>,
+) -> Result<()> {
+    let id = transfer.id;
     let mut tx = service.database.begin().await?;
     let volume = db::volumes::get(&mut tx, transfer.volume_id)
         .await?
@@ -200,7 +232,8 @@ pub async fn accept(
         .status(status::AVAILABLE);
     let change = change
         .set("user_id = ?", user_id)
-        .set("project_id = ?", project_id);
+        .set("project_id = ?", project_id)
+        .set("encryption_key_id = ?", encryption_key_id);
     if !change.apply(&mut tx).await?.is_done() {
         return Err(Error::invalid_volume(format!(
             "Transfer {id}: Volume id {} expected in awaiting-transfer state.",
@@ -225,8 +258,7 @@ pub async fn accept(
     notices
         .volume(&mut tx, volume.id, "transfer.accept.end", context)
         .await?;
-    tx.commit().await?;
-    Ok(transfer)
+    Ok(tx.commit().await?)
 }
 
 /// Checks that the project has room for the volume and its snapshots, also of their types.

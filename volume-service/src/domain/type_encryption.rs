@@ -23,15 +23,6 @@ pub fn none(volume_type_id: Uuid) -> Error {
     ))
 }
 
-/// Refuses a type whose volumes are to be encrypted: there is no key manager to ask for a key, and
-/// a plain volume in its place would be a promise broken.
-pub async fn refuse_encrypted(service: &VolumeService, volume_type_id: Uuid) -> Result<()> {
-    match type_encryption::get(&service.database, volume_type_id).await? {
-        None => Ok(()),
-        Some(_) => Err(Error::Invalid("Key manager error".to_owned())),
-    }
-}
-
 async fn refuse_used(tx: &mut Tx, volume_type_id: Uuid, verb: &str) -> Result<()> {
     if volumes::any_of_type(tx, volume_type_id).await? {
         return Err(Error::Invalid(format!(

@@ -108,20 +108,27 @@ pub async fn attach(
         ));
     }
     let mut tx = service.database.begin().await?;
-    let current = db::volumes::get(&mut tx, volume.id)
-        .await?
-        .ok_or_else(|| volumes::not_found(volume.id))?;
-    if current.readonly == Some(true) && attach.mode != "ro" {
-        return Err(Error::Invalid(format!(
-            "Invalid attaching mode '{}' for volume {}.",
-            attach.mode, volume.id
-        )));
-    }
     let notices = &service.notices;
     notices
         .volume(&mut tx, volume.id, "attach.start", context)
         .await?;
-    let known = attachments::of_volume(&mut tx, volume.id).await?;
+    attach_in(&mut tx, volume.id, attach).await?;
+    notices
+        .volume(&mut tx, volume.id, "attach.end", context)
+        .await?;
+    Ok(tx.commit().await?)
+}
+
+async fn attach_in(tx: &mut Tx, volume_id: Uuid, attach: Attach) -> Result<()> {
+    let volume = db::volumes::get(&mut *tx, volume_id).await?;
+    let current = volume.ok_or_else(|| volumes::not_found(volume_id))?;
+    if current.readonly == Some(true) && attach.mode != "ro" {
+        return Err(Error::Invalid(format!(
+            "Invalid attaching mode '{}' for volume {}.",
+            attach.mode, volume_id
+        )));
+    }
+    let known = attachments::of_volume(&mut *tx, volume_id).await?;
     let host = attach.host_name.as_deref().map(sanitized);
     let again = known.iter().any(|one| match attach.instance_id {
         Some(id) => one.instance_id == Some(id),
@@ -131,14 +138,14 @@ pub async fn attach(
     if again || current.multiattach {
         expected.push(status::IN_USE);
     }
-    let change = Change::volume(volume.id)
+    let change = Change::volume(volume_id)
         .when(&expected)
         .status(status::IN_USE)
         .set("readonly = ?", current.readonly.unwrap_or(false))
         .set("attach_status = ?", status::ATTACHED);
-    match change.apply(&mut tx).await? {
+    match change.apply(tx).await? {
         Outcome::Done => {}
-        Outcome::NotFound => return Err(volumes::not_found(volume.id)),
+        Outcome::NotFound => return Err(volumes::not_found(volume_id)),
         Outcome::WrongState { status } if status == status::IN_USE => {
             return Err(Error::invalid_volume(
                 "volume is already attached and multiple attachments are not enabled",
@@ -157,13 +164,30 @@ pub async fn attach(
             mountpoint: Some(attach.mountpoint),
             attach_status: status::ATTACHED.to_owned(),
             attached_at: Some(database::now_us()),
-            ..Attachment::reserved(volume.id, attach.instance_id, &attach.mode)
+            ..Attachment::reserved(volume_id, attach.instance_id, &attach.mode)
         };
-        attachments::insert(&mut tx, &attachment).await?;
+        attachments::insert(tx, &attachment).await?;
     }
-    notices
-        .volume(&mut tx, volume.id, "attach.end", context)
-        .await?;
+    Ok(())
+}
+
+/// The compute service has given the servers of `volume` another volume in its place: that one
+/// is theirs now, and `volume` nobody's.
+pub async fn swap(service: &VolumeService, volume_id: Uuid, new_volume_id: Uuid) -> Result<()> {
+    let mut tx = service.database.begin().await?;
+    for old in attachments::of_volume(&mut tx, volume_id).await? {
+        attachments::delete(&mut tx, old.id).await?;
+        exports::delete_of_attachment(&mut tx, old.id).await?;
+        let attach = Attach {
+            instance_id: old.instance_id,
+            host_name: old.attached_host,
+            mountpoint: old.mountpoint.unwrap_or_default(),
+            mode: "rw".to_owned(),
+        };
+        attach_in(&mut tx, new_volume_id, attach).await?;
+    }
+    exports::delete_unattached(&mut tx, volume_id, None).await?;
+    settle(&mut tx, volume_id).await?;
     Ok(tx.commit().await?)
 }
 

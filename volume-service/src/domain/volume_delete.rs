@@ -3,7 +3,7 @@
 use database::{Tx, now_us};
 use rest::RequestContext;
 
-use super::{requester, services, volumes};
+use super::{encryption, requester, services, volumes};
 use crate::db::volumes::Volume;
 use crate::db::{self, Change, Outcome, status};
 use crate::flows::{self, DeleteVolume, DeleteVolumeParams, UnmanageVolume, UnmanageVolumeParams};
@@ -40,6 +40,11 @@ pub async fn delete(
     let Some(current) = db::volumes::get(&mut tx, id).await? else {
         return Err(volumes::not_found(id));
     };
+    if manner.unmanage && current.encryption_key_id.is_some() {
+        return Err(Error::invalid_volume(
+            "Unmanaging encrypted volumes is not supported.",
+        ));
+    }
     services::check_not_frozen(&mut tx, current.host.as_deref()).await?;
     if !snapshots_allow(&mut tx, context, &current, manner).await? {
         return Err(refused(manner));
@@ -72,7 +77,9 @@ pub async fn delete(
     }
     let Some(host) = &current.host else {
         db::volumes::delete(&mut tx, id).await?;
-        return Ok(tx.commit().await?);
+        tx.commit().await?;
+        encryption::forget(service, context, current.encryption_key_id).await;
+        return Ok(());
     };
     let queue = flows::volume_queue(host);
     let by = requester(context, &current.project_id);
@@ -88,6 +95,8 @@ pub async fn delete(
     flow?.insert(&mut tx).await?;
     tx.commit().await?;
     service.doorbell.ring(&queue);
+    // Nobody is to read it any more, also if its space cannot be freed yet.
+    encryption::forget(service, context, current.encryption_key_id).await;
     Ok(())
 }
 

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use rest::RequestContext;
 use serde::Deserialize;
 
-use super::{requester, snapshots, volume_actions, volume_create, volumes};
+use super::{encryption, requester, snapshots, volume_actions, volume_source, volumes};
 use crate::db::metadata::{self, Kind, Metadata};
 use crate::db::snapshots::Snapshot;
 use crate::db::volumes::Volume;
 use crate::db::{self, Change, Outcome, status};
 use crate::flows::{ReimageVolume, ReimageVolumeParams, UploadVolume, UploadVolumeParams};
-use crate::images::{Image, NewImage};
+use crate::images::{ENCRYPTION_KEY_PROPERTY, Image, KEY_DELETION_PROPERTY, NewImage};
 use crate::{Error, Result, VolumeService};
 
 /// Keys of image metadata that an uploaded image has as attributes (Cinder's
@@ -58,8 +58,34 @@ pub async fn upload(
     }
     let queue = volume_actions::queue_of(volume)?;
     let disk_format = upload.disk_format.clone();
-    let new = new_image(service, volume, upload).await?;
-    let image = service.images.create(context.token.expose(), &new).await?;
+    if volume.encryption_key_id.is_some()
+        && (disk_format != "raw" || upload.container_format != "bare")
+    {
+        return Err(Error::Invalid(
+            "An encrypted volume uploaded as an image must use 'raw' disk_format and 'bare' \
+             container_format, which are the defaults for these options."
+                .to_owned(),
+        ));
+    }
+    let mut new = new_image(service, volume, upload).await?;
+    // The image outlives the volume and its key.
+    let key_id = encryption::copy(service, context, volume.encryption_key_id).await?;
+    if let Some(key_id) = key_id {
+        let properties = [
+            (ENCRYPTION_KEY_PROPERTY, key_id.to_string()),
+            (KEY_DELETION_PROPERTY, "on_image_deletion".to_owned()),
+        ];
+        let properties = properties.map(|(key, value)| (key.to_owned(), value));
+        new.properties.extend(properties);
+    }
+    let made = service.images.create(context.token.expose(), &new).await;
+    let image = match made {
+        Ok(image) => image,
+        Err(error) => {
+            encryption::forget(service, context, key_id).await;
+            return Err(error.into());
+        }
+    };
     let params = UploadVolumeParams {
         volume_id: volume.id,
         image_id: image.id,
@@ -69,6 +95,8 @@ pub async fn upload(
     if let Err(error) = inserted {
         if let Err(left) = service.images.delete(image.id).await {
             tracing::warn!(image = %image.id, error = %left, "the record of a refused upload stays");
+        } else {
+            encryption::forget(service, context, key_id).await;
         }
         return Err(error);
     }
@@ -122,10 +150,16 @@ pub async fn reimage(
     let queue = volume_actions::queue_of(volume)?;
     let id = super::parse_id(image_id).ok_or_else(|| Error::no_such("Image", image_id))?;
     let image = service.images.show(context.token.expose(), id).await?;
-    volume_create::check_image(&image, volume.size_gib)?;
+    volume_source::check_image(&image, volume.size_gib)?;
     let snapshot = boot_snapshot(service, context, &image).await?;
     if let Some(snapshot) = &snapshot {
         check_snapshot(snapshot, volume.size_gib)?;
+    }
+    let encryption = encryption::of_volume(service, volume).await?;
+    if encryption.is_some() && snapshot.is_some() || image.encryption_key_id().is_some() {
+        return Err(Error::invalid_volume(
+            "A volume cannot be re-imaged with encrypted content.",
+        ));
     }
     let mut tx = service.database.begin().await?;
     if db::attachments::of_volume(&mut tx, volume.id).await?.len() > 1 {
@@ -144,9 +178,9 @@ pub async fn reimage(
     }
     let params = ReimageVolumeParams {
         volume_id: volume.id,
-        size_gib: volume.size_gib,
         image,
         snapshot: snapshot.map(|snapshot| (snapshot.id, snapshot.volume_id)),
+        encryption,
         previous_status: volume.status.clone(),
     };
     ReimageVolume::new_flow(&params, &queue, &requester(context, &volume.project_id))?

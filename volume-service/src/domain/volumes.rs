@@ -12,7 +12,7 @@ use super::{parse_id, sees};
 use crate::db::attachments::Attachment;
 use crate::db::metadata::{self, Kind, Metadata};
 use crate::db::volumes::{self, Volume};
-use crate::db::{self, groups, status, volume_types};
+use crate::db::{self, groups, services, status, volume_types};
 use crate::{Error, Result, VolumeService};
 
 /// A volume with all that its view shows.
@@ -27,6 +27,8 @@ pub struct VolumeDetails {
     pub attachments: Vec<Attachment>,
     /// Its group is one of the consistency group API.
     pub in_consistency_group: bool,
+    /// `cluster@backend#pool`
+    pub cluster_name: Option<String>,
 }
 
 /// What lists of volumes may be sorted by.
@@ -83,7 +85,7 @@ pub async fn list(service: &VolumeService, query: Query) -> Result<Rows<Volume>>
     listing::fetch(&service.database, &TABLE, query, Volume::from_row).await
 }
 
-/// Adds what views of volumes show, in four reads however many they are.
+/// Adds what views of volumes show, in a few reads however many they are.
 pub async fn with_details(
     service: &VolumeService,
     rows: Vec<Volume>,
@@ -101,7 +103,9 @@ pub async fn with_details(
         let of_volume = attachments.entry(attachment.volume_id).or_default();
         of_volume.push(attachment);
     }
+    let clusters = services::clusters_by_host(database).await?;
     let join = |volume: Volume| VolumeDetails {
+        cluster_name: cluster_of(&volume, &clusters),
         attachments: attachments.remove(&volume.id).unwrap_or_default(),
         type_name: type_names.get(&volume.volume_type_id).cloned(),
         metadata: user_metadata.remove(&volume.id).unwrap_or_default(),
@@ -112,6 +116,13 @@ pub async fn with_details(
         volume,
     };
     Ok(rows.into_iter().map(join).collect())
+}
+
+/// `cluster@backend#pool` of a volume whose host belongs to a cluster.
+fn cluster_of(volume: &Volume, clusters: &HashMap<String, String>) -> Option<String> {
+    let (host, pool) = volume.host.as_deref()?.split_once('#')?;
+    let cluster = clusters.get(host)?;
+    Some(format!("{cluster}#{pool}"))
 }
 
 /// Adds what the view of one volume shows.

@@ -7,18 +7,19 @@ use storage::{Change as DiskChange, ImageSpec, ImageStore, SnapshotSpec};
 use taskflow::{BoxTask, Flow, NewFlow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
-use super::backup_data::{find_base, remove_metadata};
+use super::backup_data::remove_metadata;
+use super::backup_plan::{MakePlan, Plan};
 use super::outcome::{fail_reason, settle, tell};
 use super::steps::{
     STORE_RETRY, ensure_image, ensure_snapshot, remove_image, remove_snapshot, store_failure,
 };
 use super::transfer::{Changes, copy_changes};
 use super::{Requester, addressed, chain_lock, snapshot_lock, volume_lock};
-use crate::backup::{BackupSnapshot, ServiceMetadata, VolumeMetadata, base_name, metadata_object};
+use crate::backup::{BackupSnapshot, VolumeMetadata, metadata_object};
 use crate::db::messages::{Action, Detail, Resource};
 use crate::db::metadata::{self, Kind};
 use crate::db::{Change, status};
-use crate::manager::{Manager, Placement, snapshot_name};
+use crate::manager::{Manager, Placement};
 
 /// Parameters of [`CreateBackup`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -73,129 +74,6 @@ impl Flow for CreateBackup {
     async fn parked(run: &Run<Self>, tx: &mut Tx) -> Result<(), TaskError> {
         failed(run, tx).await
     }
-}
-
-/// Names that hold for the whole flow: journaled before anything is made.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Plan {
-    /// The backup's snapshot on the base, and on the volume unless a snapshot is backed up.
-    snapshot: String,
-    /// The snapshot of the volume's image whose bytes are copied.
-    source: String,
-    /// The base image in the backup pool.
-    base: String,
-    /// Where the copy starts; `None` for a full backup.
-    parent: Option<ParentPoint>,
-    /// An incremental one was asked for, but the volume has lost the parent's snapshot.
-    forced_full: bool,
-}
-
-/// The same moment on the volume and on the base.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct ParentPoint {
-    source: String,
-    base: String,
-}
-
-struct MakePlan;
-
-#[async_trait]
-impl Task<CreateBackup> for MakePlan {
-    const NAME: &'static str = "make_plan";
-    type Output = Plan;
-
-    fn retry(&self) -> Retry {
-        STORE_RETRY
-    }
-
-    async fn execute(&self, run: &Run<CreateBackup>) -> Result<Plan, TaskError> {
-        let params = &run.params;
-        let source = source(run).await?;
-        let snapshot = BackupSnapshot::new(params.backup_id, database::now_us()).to_string();
-        let mut plan = Plan {
-            source: params
-                .snapshot_id
-                .map_or_else(|| snapshot.clone(), snapshot_name),
-            snapshot,
-            base: base_name(params.volume_id, params.backup_id),
-            parent: None,
-            forced_full: false,
-        };
-        let Some(parent_id) = params.parent_id else {
-            return Ok(plan);
-        };
-        let (base, point) = parent_point(&run.ctx, parent_id, &source).await?;
-        match point {
-            Some(point) => (plan.base, plan.parent) = (base, Some(point)),
-            None => plan.forced_full = true,
-        }
-        Ok(plan)
-    }
-
-    async fn record(
-        &self,
-        run: &Run<CreateBackup>,
-        plan: &Plan,
-        tx: &mut Tx,
-    ) -> Result<(), TaskError> {
-        let id = run.params.backup_id;
-        // From here on a delete finds the base, whatever becomes of this flow.
-        let service_metadata = ServiceMetadata {
-            base: plan.base.clone(),
-        }
-        .to_json();
-        let change = Change::backup(id).set("service_metadata = ?", service_metadata);
-        change
-            .set("container = ?", &run.ctx.backups.pool)
-            .apply(tx)
-            .await?;
-        if !plan.forced_full {
-            return Ok(());
-        }
-        Change::backup(id)
-            .set("parent_id = ?", None::<String>)
-            .apply(tx)
-            .await?;
-        let (action, detail) = (Action::BackupCreate, Detail::IncrementalBackupForcedToFull);
-        tell(tx, &run.flow, (Resource::VolumeBackup, id), action, detail).await
-    }
-
-    async fn record_revert(
-        &self,
-        run: &Run<CreateBackup>,
-        _: Option<&Plan>,
-        tx: &mut Tx,
-    ) -> Result<(), TaskError> {
-        failed(run, tx).await
-    }
-}
-
-/// The parent's base image, and its moment on base and volume; no moment when the volume has
-/// lost it.
-async fn parent_point(
-    manager: &Manager,
-    parent_id: Uuid,
-    source: &Placement<'_>,
-) -> Result<(String, Option<ParentPoint>), TaskError> {
-    let data = find_base(manager, parent_id).await?;
-    let info = source
-        .store()
-        .info(&source.image)
-        .await
-        .map_err(store_failure)?;
-    let backed_up = data.snapshot_id.map(snapshot_name);
-    let candidates = [Some(data.snapshot.clone()), backed_up]
-        .into_iter()
-        .flatten();
-    let on_volume = |name: &String| info.snapshots.iter().any(|snapshot| snapshot.name == *name);
-    let point = candidates.into_iter().find(on_volume);
-    Ok((
-        data.base,
-        point.map(|source| ParentPoint {
-            source,
-            base: data.snapshot,
-        }),
-    ))
 }
 
 /// The moment that is backed up, unless it is a snapshot already.
@@ -399,7 +277,7 @@ impl Task<CreateBackup> for Finish {
 }
 
 /// Backup `error` with the reason; the source as after a success, with a mark.
-async fn failed(run: &Run<CreateBackup>, tx: &mut Tx) -> Result<(), TaskError> {
+pub(super) async fn failed(run: &Run<CreateBackup>, tx: &mut Tx) -> Result<(), TaskError> {
     let id = run.params.backup_id;
     let change = Change::backup(id)
         .when(&[status::CREATING])
@@ -442,7 +320,7 @@ async fn release_source(run: &Run<CreateBackup>, tx: &mut Tx) -> Result<bool, Ta
     Ok(outcome.is_done())
 }
 
-async fn source(run: &Run<CreateBackup>) -> Result<Placement<'_>, TaskError> {
+pub(super) async fn source(run: &Run<CreateBackup>) -> Result<Placement<'_>, TaskError> {
     let volume = run.ctx.volume(run.params.volume_id).await?;
     run.ctx.place(&volume)
 }
@@ -463,6 +341,8 @@ mod tests {
         Case, Disk, Expected, ImageState, World, image_key, pattern, requester, volume_image,
     };
     use super::*;
+    use crate::backup::base_name;
+    use crate::manager::snapshot_name;
 
     fn snapshot_of(backup_id: Uuid) -> String {
         format!("backup.{backup_id}.snap")

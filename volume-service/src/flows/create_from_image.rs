@@ -2,29 +2,22 @@
 //! raw in the same store, else its disk streamed into a new image.
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
 use database::Tx;
-use image_formats::{ByteSource, DiskExtent, Qcow2Reader};
 use serde::{Deserialize, Serialize};
-use storage::{ImageHandle, ImageStore, SnapshotSpec};
+use storage::{ImageStore, SnapshotSpec};
 use taskflow::{Retry, Run, Task, TaskError};
 
 use super::create_from_snapshot::wrong_source;
 use super::create_volume::{CreateVolume, VolumeSource, failed, place, remove_volume_image};
-use super::image_source::{HttpSource, Spool, format_failure, image_failure, parse_location};
+use super::encrypted;
+use super::image_disk::{ImageDisk, check_formats, check_room, is_raw};
+use super::image_source::{Spool, image_failure, parse_location};
 use super::outcome::settle;
 use super::steps::{
     IMAGE_RETRY, ensure_clone, ensure_image, ensure_size, gib_to_bytes, store_failure,
 };
-use super::transfer::{HandleSource, PIECE_BYTES, Watch, check, write_sparse};
 use crate::db::{Change, status};
 use crate::images::{Client, Image};
-use crate::manager::Placement;
-
-/// The image cannot become a volume, whatever is tried.
-pub(super) const IMAGE_UNACCEPTABLE: &str = "ImageUnacceptable";
-/// The image's disk is larger than the volume.
-pub(super) const IMAGE_TOO_BIG: &str = "ImageTooBig";
 
 /// How the image can be read.
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,14 +45,15 @@ impl Task<CreateVolume> for CloneImage {
         check_formats(image)?;
         let target = place(run).await?;
         let location = local_copy(&run.ctx.images, image, target.store()).await?;
-        let Some(parent) = location.as_ref().filter(|_| is_raw(image)) else {
+        let may_clone = is_raw(image) && run.params.encryption.is_none();
+        let Some(parent) = location.as_ref().filter(|_| may_clone) else {
             return Ok(Cloned {
                 cloned: false,
                 location,
             });
         };
         let size_bytes = snapshot_size(target.store(), parent).await?;
-        check_size(size_bytes, run.params.size_gib)?;
+        check_room(size_bytes, gib_to_bytes(run.params.size_gib))?;
         ensure_clone(target.store(), parent, &target.image).await?;
         ensure_size(
             target.store(),
@@ -126,19 +120,20 @@ impl Task<CreateVolume> for CopyImage {
             gib_to_bytes(run.params.size_gib),
         )
         .await?;
-        let handle = target
-            .store()
-            .open(&target.image, None)
-            .await
-            .map_err(store_failure)?;
         let disk = ImageDisk {
             client: &run.ctx.images,
             image,
-            size_gib: run.params.size_gib,
+            is_zeroed: run.params.encryption.is_none(),
             watch: run,
         };
-        disk.write_to(handle.as_ref(), how.location.as_ref(), &target)
-            .await
+        let location = how.location.as_ref();
+        if let Some(encryption) = run.params.encryption {
+            let handle = encrypted::format(run.ctx.as_ref(), &target, encryption).await?;
+            return disk.write_to(&handle, location, &target).await;
+        }
+        let opened = target.store().open(&target.image, None).await;
+        let handle = opened.map_err(store_failure)?;
+        disk.write_to(handle.as_ref(), location, &target).await
     }
 
     async fn revert(&self, run: &Run<CreateVolume>, _: Option<&()>) -> Result<(), TaskError> {
@@ -146,158 +141,6 @@ impl Task<CreateVolume> for CopyImage {
             Spool::of(&target).remove().await?;
         }
         remove_volume_image(run).await
-    }
-}
-
-/// The disk in an image, on its way to a volume.
-pub(super) struct ImageDisk<'a> {
-    pub client: &'a Client,
-    pub image: &'a Image,
-    /// The volume's.
-    pub size_gib: u32,
-    pub watch: &'a dyn Watch,
-}
-
-impl ImageDisk<'_> {
-    /// Writes what is not zero, and flushes. `location`: a copy of the image's file in the store
-    /// of `place`, where the target is.
-    pub async fn write_to(
-        &self,
-        target: &dyn ImageHandle,
-        location: Option<&SnapshotSpec>,
-        place: &Placement<'_>,
-    ) -> Result<(), TaskError> {
-        if is_raw(self.image) {
-            self.copy_raw(target).await?;
-        } else {
-            self.copy_qcow2(location, place, target).await?;
-        }
-        target.flush().await.map_err(store_failure)
-    }
-
-    /// The file of a raw image, as it arrives.
-    async fn copy_raw(&self, target: &dyn ImageHandle) -> Result<(), TaskError> {
-        let download = self.client.download(self.image.id).await;
-        let mut download = download.map_err(image_failure)?;
-        let mut writer = PieceWriter {
-            target,
-            offset: 0,
-            piece: BytesMut::with_capacity(PIECE_BYTES),
-        };
-        let length_bytes = self.image.size.unwrap_or(u64::MAX).max(1);
-        while let Some(chunk) = Client::next_chunk(&mut download)
-            .await
-            .map_err(image_failure)?
-        {
-            check(self.watch)?;
-            let end = writer.end().saturating_add(chunk.len() as u64);
-            check_size(end, self.size_gib)?;
-            writer.push(&chunk).await?;
-            self.watch.progress(end as f64 / length_bytes as f64).await;
-        }
-        let length_bytes = writer.end();
-        writer.write().await?;
-        check_complete(length_bytes, self.image)
-    }
-
-    /// The disk of a qcow2 image, read from its copy in this store, or in ranges over HTTP, or,
-    /// where the image service refuses ranges, from a temporary copy in the store.
-    async fn copy_qcow2(
-        &self,
-        location: Option<&SnapshotSpec>,
-        place: &Placement<'_>,
-        target: &dyn ImageHandle,
-    ) -> Result<(), TaskError> {
-        if let Some(location) = location {
-            let opened = place
-                .store()
-                .open(&location.image, Some(&location.snapshot));
-            let handle = opened.await.map_err(store_failure)?;
-            let size_bytes = handle.size_bytes();
-            let length_bytes = self.image.size.unwrap_or(size_bytes).min(size_bytes);
-            let source = HandleSource {
-                handle,
-                length_bytes,
-            };
-            return self.copy_disk(source, target).await;
-        }
-        let length_bytes = match self.image.size {
-            Some(size) => size,
-            None => {
-                let shown = self.client.show_as_service(self.image.id).await;
-                shown.map_err(image_failure)?.size.unwrap_or(0)
-            }
-        };
-        let source = HttpSource {
-            client: self.client.clone(),
-            image_id: self.image.id,
-            length_bytes,
-        };
-        if source.takes_ranges().await.map_err(image_failure)? {
-            return self.copy_disk(source, target).await;
-        }
-        let spool = Spool::of(place);
-        let source = spool
-            .fill(self.client, self.image.id, length_bytes, self.watch)
-            .await?;
-        self.copy_disk(source, target).await?;
-        spool.remove().await
-    }
-
-    async fn copy_disk(
-        &self,
-        source: impl ByteSource,
-        target: &dyn ImageHandle,
-    ) -> Result<(), TaskError> {
-        let mut reader = Qcow2Reader::open(source).await.map_err(format_failure)?;
-        let size_bytes = reader.virtual_size_bytes();
-        check_size(size_bytes, self.size_gib)?;
-        while let Some(extent) = reader.next_extent().await.map_err(format_failure)? {
-            check(self.watch)?;
-            let end = match extent {
-                DiskExtent::Data { offset, data } => {
-                    write_sparse(target, offset, &data).await?;
-                    offset.saturating_add(data.len() as u64)
-                }
-                DiskExtent::Zero { offset, length } => offset.saturating_add(length),
-            };
-            let fraction = end as f64 / size_bytes.max(1) as f64;
-            self.watch.progress(fraction).await;
-        }
-        Ok(())
-    }
-}
-
-/// Gathers chunks of any length into pieces worth writing.
-pub(super) struct PieceWriter<'a> {
-    pub target: &'a dyn ImageHandle,
-    pub offset: u64,
-    pub piece: BytesMut,
-}
-
-impl PieceWriter<'_> {
-    pub fn end(&self) -> u64 {
-        self.offset.saturating_add(self.piece.len() as u64)
-    }
-
-    pub async fn push(&mut self, mut chunk: &[u8]) -> Result<(), TaskError> {
-        while !chunk.is_empty() {
-            let (now, later) = chunk.split_at(chunk.len().min(PIECE_BYTES - self.piece.len()));
-            self.piece.extend_from_slice(now);
-            chunk = later;
-            if self.piece.len() == PIECE_BYTES {
-                self.write().await?;
-            }
-        }
-        Ok(())
-    }
-
-    pub async fn write(&mut self) -> Result<(), TaskError> {
-        let piece: Bytes = self.piece.split().freeze();
-        write_sparse(self.target, self.offset, &piece).await?;
-        self.offset = self.offset.saturating_add(piece.len() as u64);
-        self.piece.reserve(PIECE_BYTES);
-        Ok(())
     }
 }
 
@@ -338,68 +181,17 @@ fn image(run: &Run<CreateVolume>) -> Result<&Image, TaskError> {
     }
 }
 
-/// Formats whose file is the disk.
-pub(super) fn is_raw(image: &Image) -> bool {
-    matches!(
-        image.disk_format.as_deref(),
-        Some("raw" | "iso" | "ami" | "ari" | "aki")
-    )
-}
-
-pub(super) fn check_formats(image: &Image) -> Result<(), TaskError> {
-    let known = is_raw(image) || image.disk_format.as_deref() == Some("qcow2");
-    let bare = matches!(
-        image.container_format.as_deref(),
-        Some("bare" | "ami" | "ari" | "aki")
-    );
-    if known && bare {
-        return Ok(());
-    }
-    let (disk, container) = (
-        image.disk_format.as_deref(),
-        image.container_format.as_deref(),
-    );
-    let formats = format!(
-        "{} in {}",
-        disk.unwrap_or("none"),
-        container.unwrap_or("none")
-    );
-    let text = format!(
-        "image {}: format {formats} cannot become a volume, only raw and qcow2 can",
-        image.id
-    );
-    Err(TaskError::new(IMAGE_UNACCEPTABLE, text))
-}
-
-fn check_size(disk_bytes: u64, size_gib: u32) -> Result<(), TaskError> {
-    if disk_bytes <= gib_to_bytes(size_gib) {
-        return Ok(());
-    }
-    let text = format!("the image's disk of {disk_bytes} bytes does not fit into {size_gib} GiB");
-    Err(TaskError::new(IMAGE_TOO_BIG, text))
-}
-
-fn check_complete(length_bytes: u64, image: &Image) -> Result<(), TaskError> {
-    match image.size {
-        Some(size) if size != length_bytes => {
-            let text = format!(
-                "{length_bytes} of {size} bytes of image {} arrived",
-                image.id
-            );
-            Err(TaskError::retryable("ImageServiceUnavailable", text))
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use image_formats::{DataMap, Qcow2Writer};
     use taskflow::testing::exhaust;
     use uuid::Uuid;
 
     use super::super::create_volume::tests::case;
-    use super::super::testbed::{Disk, World, pattern, volume_image};
+    use super::super::create_volume::{CreateVolumeParams, Encryption};
+    use super::super::testbed::{Disk, HOST, World, pattern, requester, volume_image};
+    use super::super::volume_queue;
     use super::*;
     use crate::db::metadata::{self, Kind};
     use crate::db::volumes;
@@ -498,6 +290,26 @@ mod tests {
             file.extend_from_slice(&piece);
         }
         (file.into(), disk.head(volume_id).await)
+    }
+
+    #[tokio::test]
+    async fn a_disk_of_the_volumes_size_does_not_fit_behind_a_header() {
+        let (file, _) = qcow2().await;
+        let world = World::new().await;
+        let image = world.images.add("qcow2", Some(file), None);
+        let volume_id = world.volume_row(1, None).await;
+        let params = CreateVolumeParams {
+            volume_id,
+            size_gib: 1,
+            source: VolumeSource::Image { image },
+            encryption: Some(Encryption {
+                key_id: Uuid::nil(),
+                key_bits: 256,
+            }),
+        };
+        let flow = CreateVolume::new_flow(&params, &volume_queue(HOST), &requester());
+        assert_eq!(world.run::<CreateVolume>(flow).await, "REVERTED");
+        assert!(world.store.images("volumes").await.unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -63,6 +63,9 @@ impl Task<CreateVolume> for CloneSnapshot {
     }
 }
 
+/// The source is in another store than its clone is to be.
+pub(super) const OTHER_STORE: &str = "OtherStore";
+
 /// Clones stay within a store.
 pub(super) fn check_same_store(
     source: &Placement<'_>,
@@ -72,7 +75,7 @@ pub(super) fn check_same_store(
         return Ok(());
     }
     let text = format!("{} is in another store than {}", source.image, target.image);
-    Err(TaskError::new("OtherStore", text))
+    Err(TaskError::new(OTHER_STORE, text))
 }
 
 /// The task list and the parameters do not fit: a defect.

@@ -75,7 +75,11 @@ impl Task<CreateGroup> for CheckBackend {
             return Err(TaskError::new("GroupNotFound", "the group is gone"));
         };
         let backend = run.ctx.backend(group.host.as_deref())?;
-        backend.store.capacity().await.map_err(store_failure)?;
+        backend
+            .store
+            .capacity(&backend.pool)
+            .await
+            .map_err(store_failure)?;
         Ok(())
     }
 

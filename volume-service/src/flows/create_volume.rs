@@ -3,16 +3,22 @@
 use async_trait::async_trait;
 use database::Tx;
 use serde::{Deserialize, Serialize};
+use storage::ImageHandle;
 use taskflow::{BoxTask, Flow, NewFlow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
 use super::create_from_backup::Restore;
-use super::create_from_image::{CloneImage, CopyImage, IMAGE_TOO_BIG, IMAGE_UNACCEPTABLE};
-use super::create_from_snapshot::CloneSnapshot;
+use super::create_from_image::{CloneImage, CopyImage};
+use super::create_from_snapshot::{CloneSnapshot, OTHER_STORE};
 use super::create_from_volume::{CloneSource, LimitDepth, SnapshotSource};
+use super::image_disk::{IMAGE_TOO_BIG, IMAGE_UNACCEPTABLE};
 use super::outcome::{end_download, tell, warn_if_reset};
-use super::steps::{OUT_OF_SPACE, STORE_RETRY, ensure_image, gib_to_bytes, remove_image};
-use super::{Requester, addressed, chain_lock, snapshot_lock, volume_lock};
+use super::steps::{
+    OUT_OF_SPACE, STORE_RETRY, ensure_image, gib_to_bytes, remove_image, store_failure,
+};
+use super::{
+    Requester, addressed, chain_lock, encrypted, snapshot_lock, volume_lock, volume_queue,
+};
 use crate::SCHEDULER_QUEUE;
 use crate::db::messages::{Action, Detail, Resource};
 use crate::db::metadata::{self, Kind, Metadata};
@@ -54,6 +60,18 @@ pub struct CreateVolumeParams {
     pub volume_id: Uuid,
     pub size_gib: u32,
     pub source: VolumeSource,
+    /// How the volume is to be encrypted, unless the bytes of its source are already.
+    #[serde(default)]
+    pub encryption: Option<Encryption>,
+}
+
+/// The key of a new encrypted volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encryption {
+    /// The key manager's name of the key that opens the volume.
+    pub key_id: Uuid,
+    /// Of the cipher's key, which the volume's header keeps.
+    pub key_bits: u32,
 }
 
 /// Volume `creating` (→ `downloading`) → `available`, or `error`.
@@ -109,7 +127,7 @@ impl Flow for CreateVolume {
     }
 }
 
-/// An image of zeroes of the volume's size.
+/// An image of zeroes of the volume's size; of an encrypted volume, with its header.
 struct CreateImage;
 
 #[async_trait]
@@ -128,7 +146,12 @@ impl Task<CreateVolume> for CreateImage {
             &place.image,
             gib_to_bytes(run.params.size_gib),
         )
-        .await
+        .await?;
+        if let Some(encryption) = run.params.encryption {
+            let disk = encrypted::format(run.ctx.as_ref(), &place, encryption).await?;
+            disk.flush().await.map_err(store_failure)?;
+        }
+        Ok(())
     }
 
     async fn revert(&self, run: &Run<CreateVolume>, _: Option<&()>) -> Result<(), TaskError> {
@@ -252,13 +275,58 @@ pub(super) async fn remove_volume_image(run: &Run<CreateVolume>) -> Result<(), T
     }
 }
 
-/// The volume goes back to the scheduler, which tries another pool, or ends in `error`; belongs
-/// into `record_revert` of whichever task is first.
+/// The volume is tried elsewhere, or ends in `error`; belongs into `record_revert` of whichever task
+/// is first.
 pub(super) async fn failed(run: &Run<CreateVolume>, tx: &mut Tx) -> Result<(), TaskError> {
-    if reschedule(run, tx).await? {
+    if follow_source(run, tx).await? || reschedule(run, tx).await? {
         return Ok(());
     }
     give_up(run, tx).await
+}
+
+/// Makes a clone where its source is, which has moved between the request and this flow.
+async fn follow_source(run: &Run<CreateVolume>, tx: &mut Tx) -> Result<bool, TaskError> {
+    let (VolumeSource::Volume { volume_id } | VolumeSource::Snapshot { volume_id, .. }) =
+        run.params.source
+    else {
+        return Ok(false);
+    };
+    let failure = run.failure();
+    if failure.is_none_or(|failure| failure.class != OTHER_STORE) {
+        return Ok(false);
+    }
+    let source = volumes::get(&mut *tx, volume_id).await?;
+    let (host, service_uuid) = match source {
+        Some(source) => (source.host, source.service_uuid),
+        None => (None, None),
+    };
+    let Some(host) = host else {
+        return Ok(false);
+    };
+    let change = Change::volume(run.params.volume_id)
+        .when(CREATING)
+        // A group stays on one back-end.
+        .and("host <> ? AND group_id IS NULL", &[host.as_str().into()])
+        .status(status::CREATING)
+        .set("host = ?", host.as_str())
+        .set("service_uuid = ?", service_uuid);
+    if !change.apply(tx).await?.is_done() {
+        return Ok(false);
+    }
+    begin_anew(run, tx, &volume_queue(&host)).await?;
+    Ok(true)
+}
+
+/// Inserts the flow once more, for the workers of another queue.
+async fn begin_anew(run: &Run<CreateVolume>, tx: &mut Tx, queue: &str) -> Result<(), TaskError> {
+    let by = Requester {
+        request_id: run.flow.request_id.clone(),
+        project_id: run.flow.project_id.clone(),
+        user_id: run.flow.user_id.clone(),
+    };
+    let flow = CreateVolume::new_flow(&run.params, queue, &by)?;
+    flow.insert(tx).await?;
+    Ok(())
 }
 
 /// Failures of a back-end that another one may not have.
@@ -288,13 +356,7 @@ async fn reschedule(run: &Run<CreateVolume>, tx: &mut Tx) -> Result<bool, TaskEr
     if !change.apply(tx).await?.is_done() {
         return Ok(false);
     }
-    let by = Requester {
-        request_id: run.flow.request_id.clone(),
-        project_id: run.flow.project_id.clone(),
-        user_id: run.flow.user_id.clone(),
-    };
-    let flow = CreateVolume::new_flow(&run.params, SCHEDULER_QUEUE, &by)?;
-    flow.insert(tx).await?;
+    begin_anew(run, tx, SCHEDULER_QUEUE).await?;
     Ok(true)
 }
 
@@ -335,6 +397,9 @@ async fn release_backup(run: &Run<CreateVolume>, tx: &mut Tx) -> Result<(), Task
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use storage::ImageStore;
     use taskflow::testing::exhaust;
 
     use super::super::testbed::{
@@ -411,6 +476,35 @@ pub(crate) mod tests {
             let left = placements::get(&world.database, id).await.unwrap();
             assert_eq!(left.is_some(), queues > 0);
         }
+    }
+
+    #[tokio::test]
+    async fn a_clone_follows_a_source_that_has_moved() {
+        const MOVED: &str = "host@second#volumes";
+        let other = Arc::new(storage::memory::MemoryStore::new());
+        let store = other.clone();
+        let world = World::with(|manager| {
+            let backend = crate::manager::Backend::new("second", store, "volumes");
+            manager.backends.insert("second".into(), backend);
+        })
+        .await;
+        let source = world.filled_volume(5).await;
+        let id = world.volume_row(1, Some(source)).await;
+        let flow = world.create_flow(id, 1, VolumeSource::Volume { volume_id: source });
+        world.set("volumes", source, "host", MOVED).await;
+        let moved = volume_image(source);
+        other.create(&moved, 1 << 30).await.unwrap();
+        assert_eq!(world.run::<CreateVolume>(Ok(flow)).await, "REVERTED");
+        let host = world.column("volumes", id, "host").await;
+        assert_eq!(host.as_deref(), Some(MOVED));
+        let queue = volume_queue(MOVED);
+        let waiting = taskflow::waiting(&world.database, &queue, 9).await.unwrap();
+        assert_eq!(waiting.len(), 1);
+        let state = world.finish::<CreateVolume>(waiting[0].info.id).await;
+        assert_eq!(state, "SUCCESS");
+        let status = world.column("volumes", id, "status").await;
+        assert_eq!(status.as_deref(), Some("available"));
+        assert!(other.info(&volume_image(id)).await.is_ok());
     }
 
     #[tokio::test]

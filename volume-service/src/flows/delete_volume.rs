@@ -8,8 +8,8 @@ use taskflow::{BoxTask, Flow, NewFlow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
 use super::create_from_volume::clone_snapshot;
-use super::removal::{release_parent, remove_snapshots};
-use super::steps::{BUSY, STORE_RETRY, remove_image};
+use super::removal::{release_parent, remove_or_keep, remove_snapshots};
+use super::steps::{BUSY, STORE_RETRY};
 use super::{Requester, addressed, volume_lock};
 use crate::db::{Change, snapshots, status, volumes};
 use crate::manager::{Manager, Placement};
@@ -132,7 +132,7 @@ async fn snapshots_of_source(
         .collect())
 }
 
-/// Image and the snapshots kept for it are gone.
+/// Image and the snapshots kept for it are gone, or the image waits for the last of its clones.
 struct RemoveImage;
 
 #[async_trait]
@@ -148,7 +148,9 @@ impl Task<DeleteVolume> for RemoveImage {
         let Some(place) = run.ctx.place_if_any(run.params.volume_id).await? else {
             return Ok(());
         };
-        remove_image(place.store(), &place.image).await?;
+        if !remove_or_keep(place.store(), &place.image).await? {
+            return Ok(());
+        }
         for snapshot in run.output::<RemoveSnapshots>()? {
             release_parent(place.store(), snapshot.clone()).await?;
         }
@@ -299,8 +301,13 @@ mod tests {
 
     #[tokio::test]
     async fn chains_of_clones_leave_nothing_whatever_the_order() {
-        for reversed in [false, true] {
-            let world = World::new().await;
+        for (reversed, slow) in [(false, false), (true, false), (false, true), (true, true)] {
+            let world = if slow {
+                let store = storage::memory::MemoryStore::new().flattening_slowly();
+                World::on(std::sync::Arc::new(store), |_| {}).await
+            } else {
+                World::new().await
+            };
             let mut ids = vec![world.filled_volume(1).await];
             for _ in 0..7 {
                 let volume_id = *ids.last().unwrap();
@@ -336,6 +343,27 @@ mod tests {
                 .snapshots
                 .is_empty()
         );
+    }
+
+    #[tokio::test]
+    async fn where_flattening_copies_a_source_waits_for_its_last_clone() {
+        let store = storage::memory::MemoryStore::new().flattening_slowly();
+        let world = World::on(std::sync::Arc::new(store), |_| {}).await;
+        let source = world.filled_volume(1).await;
+        let from_source = || VolumeSource::Volume { volume_id: source };
+        let (one, two) = (
+            world.volume(1, from_source()).await,
+            world.volume(1, from_source()).await,
+        );
+        assert_eq!(delete(&world, source, false).await, "SUCCESS");
+        let kept = format!("{}.deleted", image_key(source));
+        let waiting = world.inventory().await;
+        assert_eq!(waiting.images[&kept].snapshots.len(), 2);
+        assert_eq!(delete(&world, one, false).await, "SUCCESS");
+        let waiting = world.inventory().await;
+        assert_eq!(waiting.images[&kept].snapshots.len(), 1);
+        assert_eq!(delete(&world, two, false).await, "SUCCESS");
+        assert_eq!(world.inventory().await, Default::default());
     }
 
     #[tokio::test]

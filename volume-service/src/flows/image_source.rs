@@ -8,7 +8,7 @@ use storage::{ImageSpec, ImageStore, SnapshotSpec};
 use taskflow::TaskError;
 use uuid::Uuid;
 
-use super::create_from_image::{IMAGE_UNACCEPTABLE, PieceWriter};
+use super::image_disk::{IMAGE_UNACCEPTABLE, PieceWriter};
 use super::steps::{ensure_image, remove_image, store_failure};
 use super::transfer::{HandleSource, PIECE_BYTES, Watch, check};
 use crate::images::{self, Client};
@@ -92,6 +92,7 @@ impl<'a> Spool<'a> {
         let piece = BytesMut::with_capacity(PIECE_BYTES);
         let mut writer = PieceWriter {
             target: handle.as_ref(),
+            is_zeroed: true,
             offset: 0,
             piece,
         };

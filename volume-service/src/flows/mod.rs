@@ -15,6 +15,7 @@
 //! last task's `record` the final status; both are conditional on the status the flow expects.
 
 mod backup_data;
+mod backup_plan;
 pub mod create_backup;
 mod create_from_backup;
 mod create_from_image;
@@ -29,9 +30,11 @@ pub mod delete_group;
 pub mod delete_group_snapshot;
 pub mod delete_snapshot;
 pub mod delete_volume;
+mod encrypted;
 pub mod extend_volume;
 #[cfg(test)]
 mod fake_images;
+mod image_disk;
 mod image_source;
 pub mod manage_snapshot;
 pub mod manage_volume;
@@ -39,7 +42,7 @@ pub mod migrate_volume;
 mod outcome;
 pub mod reimage_volume;
 mod relocate;
-mod removal;
+pub(crate) mod removal;
 pub mod restore_backup;
 pub mod retype_volume;
 pub mod revert_volume;
@@ -61,7 +64,7 @@ pub use create_backup::{CreateBackup, CreateBackupParams};
 pub use create_group::{CreateGroup, CreateGroupParams};
 pub use create_group_snapshot::{CreateGroupSnapshot, CreateGroupSnapshotParams, Member};
 pub use create_snapshot::{CreateSnapshot, CreateSnapshotParams};
-pub use create_volume::{CreateVolume, CreateVolumeParams, VolumeSource};
+pub use create_volume::{CreateVolume, CreateVolumeParams, Encryption, VolumeSource};
 pub use delete_backup::{DeleteBackup, DeleteBackupParams};
 pub use delete_group::{DeleteGroup, DeleteGroupParams};
 pub use delete_group_snapshot::{DeleteGroupSnapshot, DeleteGroupSnapshotParams};

@@ -7,15 +7,15 @@ use storage::SnapshotSpec;
 use taskflow::{BoxTask, Flow, NewFlow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
-use super::create_from_image::{
-    IMAGE_TOO_BIG, IMAGE_UNACCEPTABLE, ImageDisk, check_formats, is_raw, local_copy,
-};
+use super::create_from_image::local_copy;
+use super::create_volume::Encryption;
+use super::image_disk::{IMAGE_TOO_BIG, IMAGE_UNACCEPTABLE, ImageDisk, check_formats, is_raw};
 use super::image_source::Spool;
 use super::outcome::{end_download, tell, warn_if_reset};
 use super::steps::{IMAGE_RETRY, STORE_RETRY, ensure_snapshot, remove_snapshot, store_failure};
 use super::tell_servers::TellServers;
 use super::transfer::overwrite;
-use super::{Requester, addressed, snapshot_lock, volume_lock};
+use super::{Requester, addressed, encrypted, snapshot_lock, volume_lock};
 use crate::compute::Event;
 use crate::db::messages::{Action, Detail, Resource};
 use crate::db::metadata::{self, Kind};
@@ -30,13 +30,15 @@ const KEPT: &str = "reimage_kept";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReimageVolumeParams {
     pub volume_id: Uuid,
-    pub size_gib: u32,
     /// As the requester's own token showed it.
     pub image: Image,
     /// Where the image stands for a snapshot (Nova's image of a server that boots from a
     /// volume): that snapshot and its volume.
     #[serde(default)]
     pub snapshot: Option<(Uuid, Uuid)>,
+    /// Of an encrypted volume, whose header is made anew.
+    #[serde(default)]
+    pub encryption: Option<Encryption>,
     /// The status to come back to: `available`, `error` or `reserved`.
     pub previous_status: String,
 }
@@ -164,6 +166,16 @@ impl Task<ReimageVolume> for Overwrite {
             return overwrite(&source.map_err(store_failure)?, &target, run).await;
         }
         let location = local_copy(&run.ctx.images, image, store).await?;
+        if let Some(encryption) = run.params.encryption {
+            let target = encrypted::format(run.ctx.as_ref(), &place, encryption).await?;
+            let disk = ImageDisk {
+                client: &run.ctx.images,
+                image,
+                is_zeroed: false,
+                watch: run,
+            };
+            return disk.write_to(&target, location.as_ref(), &place).await;
+        }
         if let Some(location) = location.as_ref().filter(|_| is_raw(image)) {
             let source = store.open(&location.image, Some(&location.snapshot)).await;
             let source = source.map_err(store_failure)?;
@@ -181,7 +193,7 @@ impl Task<ReimageVolume> for Overwrite {
         let disk = ImageDisk {
             client: &run.ctx.images,
             image,
-            size_gib: run.params.size_gib,
+            is_zeroed: true,
             watch: run,
         };
         disk.write_to(target.as_ref(), location.as_ref(), &place)
@@ -314,8 +326,8 @@ mod tests {
 
     fn flow(volume_id: Uuid, image: Image, previous_status: &str) -> NewFlow {
         let params = ReimageVolumeParams {
+            encryption: None,
             volume_id,
-            size_gib: 1,
             image,
             snapshot: None,
             previous_status: previous_status.to_owned(),
@@ -440,8 +452,8 @@ mod tests {
                 let mut after = before.clone();
                 after.images.get_mut(&image_key(id)).unwrap().head = disk;
                 let params = ReimageVolumeParams {
+                    encryption: None,
                     volume_id: id,
-                    size_gib: 1,
                     image: world.images.add("raw", Some(Bytes::new()), None),
                     snapshot: Some((snapshot_id, source)),
                     previous_status: status::AVAILABLE.to_owned(),

@@ -11,14 +11,14 @@
 use async_trait::async_trait;
 use database::Tx;
 use serde::{Deserialize, Serialize};
-use storage::{ImageSpec, ImageStore, SnapshotSpec};
+use storage::{ImageSpec, SnapshotSpec};
 use taskflow::{Flow, Retry, Run, Task, TaskError};
 use uuid::Uuid;
 
 use super::create_from_volume::clone_snapshot;
-use super::removal::{release_parent, remove_snapshots};
+use super::removal::{release_parent, remove_or_keep, remove_snapshots};
 use super::steps::{
-    BUSY, STORE_RETRY, ensure_clone, ensure_image, ensure_protected_snapshot, ensure_snapshot,
+    STORE_RETRY, ensure_clone, ensure_image, ensure_protected_snapshot, ensure_snapshot,
     remove_image, remove_snapshot, store_failure,
 };
 use super::transfer::{Changes, copy_changes};
@@ -125,7 +125,6 @@ impl<F: Relocation> Task<F> for PlanRoute {
         let (old, new) = route.places(&run.ctx, id)?;
         route.means = means(&old, &new, F::force_copy(&run.params));
         if route.means != Means::Nothing {
-            check_removable(old.store(), &old.image).await?;
             route.release = release_of(run, volume.source_volid, &old).await?;
         }
         Ok(route)
@@ -162,21 +161,6 @@ fn means(old: &Placement<'_>, new: &Placement<'_>, force_copy: bool) -> Means {
         return Means::Clone;
     }
     Means::Copy
-}
-
-/// An engine that cannot let clones go says so before anything is copied.
-async fn check_removable(store: &dyn ImageStore, image: &ImageSpec) -> Result<(), TaskError> {
-    if store.flattens_instantly() {
-        return Ok(());
-    }
-    for snapshot in store.info(image).await.map_err(store_failure)?.snapshots {
-        let children = store.children(&image.at(&snapshot.name)).await;
-        if !children.map_err(store_failure)?.is_empty() {
-            let text = format!("{image}@{} has clones", snapshot.name);
-            return Err(TaskError::new(BUSY, text));
-        }
-    }
-    Ok(())
 }
 
 /// The temporary snapshots through which the volume was cloned, on the image of its source.
@@ -348,7 +332,9 @@ impl<F: Relocation> Task<F> for RemoveSource {
         }
         let (old, _) = route.places(&run.ctx, F::volume_id(&run.params))?;
         let parent = remove_snapshots(old.store(), &old.image).await?;
-        remove_image(old.store(), &old.image).await?;
+        if !remove_or_keep(old.store(), &old.image).await? {
+            return Ok(());
+        }
         for snapshot in route.release.iter().cloned().chain(parent) {
             release_parent(old.store(), snapshot).await?;
         }

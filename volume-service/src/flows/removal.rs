@@ -1,64 +1,191 @@
 //! Taking an image out of a store together with what hangs on it: the end of a delete and of a
 //! migration.
+//!
+//! What was cloned from the image lives on. Where flattening takes no time, clones are made
+//! independent first. Where it copies, clones of snapshots are flattened, as Cinder does; but
+//! clones of the volume itself keep it, renamed `<image>.deleted`, until the last of them goes.
 
-use storage::{ImageSpec, ImageStore, SnapshotSpec};
+use storage::{Error, ImageSpec, ImageStore, SnapshotInfo, SnapshotSpec};
 use taskflow::TaskError;
 
 use super::create_from_volume::CLONE_SUFFIX;
 use super::steps::{flatten_children, remove_image, remove_snapshot, store_failure};
+use crate::manager::volume_id_of_image;
 
-/// How a Cinder service renames a volume that is deleted while clones hang on it.
+/// How a volume is named that is deleted while clones hang on it.
 const DELETED_SUFFIX: &str = ".deleted";
 
-/// Removes the image's snapshots; what was cloned from them stands on its own then. The answer
-/// is the snapshot of another image that exists for this clone only.
-///
-/// Errors: [`super::steps::BUSY`] on an engine that would have to copy the clones' data; nothing
-/// is gone then.
+/// Removes the image's snapshots but those that keep it; what was cloned from them stands on its
+/// own then. The answer is the snapshot of another image that exists for this clone only.
 pub(super) async fn remove_snapshots(
     store: &dyn ImageStore,
     image: &ImageSpec,
 ) -> Result<Option<SnapshotSpec>, TaskError> {
     let info = match store.info(image).await {
         Ok(info) => info,
-        Err(storage::Error::NotFound(_)) => return Ok(None),
+        Err(Error::NotFound(_)) => return Ok(None),
         Err(error) => return Err(store_failure(error)),
     };
-    // All clones first: an engine that cannot let them go refuses before anything is gone.
-    for snapshot in &info.snapshots {
-        flatten_children(store, &image.at(&snapshot.name)).await?;
+    for SnapshotInfo { name, .. } in &info.snapshots {
+        let snapshot = image.at(name);
+        if keeps(store, &snapshot).await? {
+            continue;
+        }
+        flatten_children(store, &snapshot).await?;
+        remove_snapshot(store, &snapshot).await?;
     }
-    for snapshot in &info.snapshots {
-        remove_snapshot(store, &image.at(&snapshot.name)).await?;
-    }
-    Ok(info
-        .parent
-        .filter(|parent| parent.snapshot.ends_with(CLONE_SUFFIX)))
+    Ok(info.parent.filter(is_of_clone))
 }
 
-/// Removes a snapshot that nothing hangs on any more, then its image if a Cinder service has
-/// only kept it (`<volume>.deleted`) for its last clone, and so on upwards.
+fn is_of_clone(snapshot: &SnapshotSpec) -> bool {
+    snapshot.snapshot.ends_with(CLONE_SUFFIX)
+}
+
+/// Whether a volume was cloned through the snapshot and still needs it.
+async fn keeps(store: &dyn ImageStore, snapshot: &SnapshotSpec) -> Result<bool, TaskError> {
+    if store.flattens_instantly() || !is_of_clone(snapshot) {
+        return Ok(false);
+    }
+    match store.children(snapshot).await {
+        Ok(children) => Ok(!children.is_empty()),
+        Err(Error::NotFound(_)) => Ok(false),
+        Err(error) => Err(store_failure(error)),
+    }
+}
+
+/// Removes the image, or renames it where clones keep it. True: it is gone.
+pub(super) async fn remove_or_keep(
+    store: &dyn ImageStore,
+    image: &ImageSpec,
+) -> Result<bool, TaskError> {
+    let kept = kept_name(image);
+    match store.remove(image).await {
+        Ok(()) => return Ok(true),
+        // By an earlier run of this; or it has been renamed.
+        Err(Error::NotFound(_)) => {}
+        Err(Error::HasSnapshots { .. }) if !store.flattens_instantly() => {
+            store
+                .rename(image, &kept.image)
+                .await
+                .map_err(store_failure)?;
+        }
+        Err(error) => return Err(store_failure(error)),
+    }
+    // The last clone may have gone meanwhile, and not have found what it hung on.
+    remove_unless_needed(store, &kept).await
+}
+
+/// Removes an image that was kept for clones, unless there still are some. True: it is gone.
+async fn remove_unless_needed(store: &dyn ImageStore, kept: &ImageSpec) -> Result<bool, TaskError> {
+    let snapshots = match store.info(kept).await {
+        Ok(info) => info.snapshots,
+        Err(Error::NotFound(_)) => return Ok(true),
+        Err(error) => return Err(store_failure(error)),
+    };
+    let mut needed = false;
+    for SnapshotInfo { name, .. } in snapshots {
+        let snapshot = kept.at(name);
+        match store.children(&snapshot).await {
+            Ok(children) if children.is_empty() => remove_snapshot(store, &snapshot).await?,
+            Ok(_) => needed = true,
+            Err(Error::NotFound(_)) => {}
+            Err(error) => return Err(store_failure(error)),
+        }
+    }
+    if !needed {
+        remove_image(store, kept).await?;
+    }
+    Ok(!needed)
+}
+
+/// Gives back what was kept for clones that have gone since: images by the name of
+/// [`remove_or_keep`], whoever left them (a Cinder service does when a clone goes by its short
+/// way), and what the store itself could not remove. Answers the names of what went.
+pub(crate) async fn sweep(store: &dyn ImageStore, pool: &str) -> Result<Vec<String>, TaskError> {
+    let mut gone = Vec::new();
+    for name in store.images(pool).await.map_err(store_failure)? {
+        let volume = name.strip_suffix(DELETED_SUFFIX);
+        if volume.and_then(volume_id_of_image).is_none() {
+            continue;
+        }
+        let kept = ImageSpec::new(pool, &name);
+        let parent = match store.info(&kept).await {
+            Ok(info) => info.parent.filter(is_of_clone),
+            Err(Error::NotFound(_)) => continue,
+            Err(error) => return Err(store_failure(error)),
+        };
+        if remove_unless_needed(store, &kept).await? {
+            gone.push(name);
+            if let Some(parent) = parent {
+                release_parent(store, parent).await?;
+            }
+        }
+    }
+    gone.extend(store.purge(pool).await.map_err(store_failure)?);
+    Ok(gone)
+}
+
+fn kept_name(image: &ImageSpec) -> ImageSpec {
+    ImageSpec::new(&image.pool, format!("{}{DELETED_SUFFIX}", image.image))
+}
+
+/// Removes a snapshot that nothing hangs on any more, then its image if that was only kept for
+/// its last clone, and so on upwards.
 pub(super) async fn release_parent(
     store: &dyn ImageStore,
     snapshot: SnapshotSpec,
 ) -> Result<(), TaskError> {
     let mut next = Some(snapshot);
-    while let Some(snapshot) = next.take() {
+    while let Some(mut snapshot) = next.take() {
         remove_snapshot(store, &snapshot).await?;
         if !snapshot.image.image.ends_with(DELETED_SUFFIX) {
-            break;
+            if store.flattens_instantly() {
+                break;
+            }
+            // It may have been renamed since its name was looked up.
+            snapshot.image = kept_name(&snapshot.image);
+            remove_snapshot(store, &snapshot).await?;
         }
         let info = match store.info(&snapshot.image).await {
             Ok(info) => info,
-            Err(storage::Error::NotFound(_)) => break,
+            Err(Error::NotFound(_)) => break,
             Err(error) => return Err(store_failure(error)),
         };
         if info.snapshots.is_empty() {
             remove_image(store, &snapshot.image).await?;
-            next = info
-                .parent
-                .filter(|parent| parent.snapshot.ends_with(CLONE_SUFFIX));
+            next = info.parent.filter(is_of_clone);
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::memory::MemoryStore;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// A chain of kept volumes whose last clone a Cinder service deleted by its short way.
+    #[tokio::test]
+    async fn what_cinder_left_of_a_chain_goes() {
+        let store = MemoryStore::new().flattening_slowly();
+        store.ensure_pool("volumes").await.unwrap();
+        let image = |id: u128, suffix: &str| {
+            ImageSpec::new("volumes", format!("volume-{}{suffix}", Uuid::from_u128(id)))
+        };
+        store.create(&image(1, ".deleted"), 1).await.unwrap();
+        for id in 1..4 {
+            let clone = image(id + 1, if id < 3 { ".deleted" } else { "" });
+            let through =
+                image(id, ".deleted").at(format!("{}.clone_snap", image(id + 1, "").image));
+            store.create_snapshot(&through).await.unwrap();
+            store.protect_snapshot(&through).await.unwrap();
+            store.clone_image(&through, &clone).await.unwrap();
+        }
+        assert!(sweep(&store, "volumes").await.unwrap().is_empty());
+        store.remove(&image(4, "")).await.unwrap();
+        sweep(&store, "volumes").await.unwrap();
+        assert!(store.images("volumes").await.unwrap().is_empty());
+    }
 }

@@ -99,7 +99,7 @@ async fn the_story_leaves_an_empty_store() {
     world.store.create_snapshot(&raw.at("snap")).await.unwrap();
     world.store.protect_snapshot(&raw.at("snap")).await.unwrap();
     let raw_disk = world.disk(&raw, Some("snap")).await;
-    let used_bytes = world.store.capacity().await.unwrap().used_bytes;
+    let used_bytes = world.store.capacity("volumes").await.unwrap().used_bytes;
     let location = format!("rbd://{}/images/{}/snap", world.store.fsid(), raw.image);
     let image = world
         .images
@@ -107,7 +107,7 @@ async fn the_story_leaves_an_empty_store() {
     let from_raw = world.volume(1, VolumeSource::Image { image }).await;
     assert_eq!(world.head(from_raw).await.blocks, raw_disk.blocks);
     assert_eq!(
-        world.store.capacity().await.unwrap().used_bytes,
+        world.store.capacity("volumes").await.unwrap().used_bytes,
         used_bytes,
         "a clone copies nothing"
     );
@@ -163,5 +163,5 @@ async fn the_story_leaves_an_empty_store() {
     world.store.remove_snapshot(&raw.at("snap")).await.unwrap();
     world.store.remove(&raw).await.unwrap();
     assert_eq!(world.inventory().await, Default::default());
-    assert_eq!(world.store.capacity().await.unwrap().used_bytes, 0);
+    assert_eq!(world.store.capacity("volumes").await.unwrap().used_bytes, 0);
 }

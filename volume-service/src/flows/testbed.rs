@@ -27,6 +27,7 @@ use crate::Options;
 use crate::compute::Compute;
 use crate::db::{backups, group_snapshots, groups, snapshots, status, volumes};
 use crate::images;
+use crate::keys::{Key, KeyManager};
 use crate::manager::{Backend, BackupTarget, Manager, snapshot_name, volume_image_name};
 use crate::notices::Notices;
 
@@ -186,6 +187,7 @@ impl World {
                 .unwrap(),
             compute: Compute::Absent,
             notices: Notices::default(),
+            keys: KeyManager::Fixed(Key::new(vec![0x5a; 32])),
         };
         configure(&mut manager);
         manager.prepare().await.unwrap();
@@ -213,6 +215,7 @@ impl World {
             snapshot_id: None,
             source_volid,
             multiattach: false,
+            encryption_key_id: None,
             consumes_quota: true,
         };
         let mut tx = self.database.begin().await.unwrap();
@@ -304,6 +307,7 @@ impl World {
             container: None,
             availability_zone: None,
             host: Some("host".into()),
+            encryption_key_id: None,
             data_timestamp: None,
         };
         let mut tx = self.database.begin().await.unwrap();
@@ -376,6 +380,7 @@ impl World {
             volume_id,
             size_gib,
             source,
+            encryption: None,
         };
         CreateVolume::new_flow(&params, &volume_queue(HOST), &requester()).unwrap()
     }

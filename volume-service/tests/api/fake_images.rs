@@ -3,14 +3,14 @@
 use std::sync::{Arc, Mutex};
 
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 #[derive(Clone, Default)]
-pub struct FakeImages(Arc<Mutex<Vec<Value>>>);
+pub struct FakeImages(Arc<Mutex<Vec<Value>>>, Arc<Mutex<Vec<String>>>);
 
 #[derive(Deserialize)]
 struct Filter {
@@ -44,6 +44,15 @@ impl FakeImages {
         id
     }
 
+    pub fn image(&self, id: &str) -> Value {
+        self.find(|image| image["id"] == id).remove(0)
+    }
+
+    /// The request ids that came with reads of single images.
+    pub fn request_ids(&self) -> Vec<String> {
+        std::mem::take(&mut *self.1.lock().unwrap())
+    }
+
     pub fn count(&self) -> usize {
         self.0.lock().unwrap().len()
     }
@@ -66,7 +75,15 @@ async fn list(State(images): State<FakeImages>, Query(filter): Query<Filter>) ->
 async fn show(
     State(images): State<FakeImages>,
     Path(id): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Json<Value>, StatusCode> {
+    if let Some(id) = headers.get("x-openstack-request-id") {
+        images
+            .1
+            .lock()
+            .unwrap()
+            .push(id.to_str().unwrap().to_owned());
+    }
     images
         .find(|image| image["id"] == id)
         .pop()

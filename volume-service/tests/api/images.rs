@@ -270,3 +270,18 @@ async fn no_extend_waits_for_its_completion() {
     let text = complete(ADMIN).send().await.fault(400, "badRequest");
     assert!(text.contains("malformed or missing"), "{text}");
 }
+
+#[tokio::test]
+async fn the_image_service_is_told_whose_request_it_is() {
+    let world = World::new().await;
+    let image = world.images.add(json!({"size": 1 << 20}));
+    let body = json!({"volume": {"size": 1, "imageRef": image}});
+    let answer = world.post(MEMBER, "/volumes", body.clone()).send().await;
+    let own = answer.headers["x-openstack-request-id"].to_str().unwrap();
+    assert_eq!(world.images.request_ids(), [own]);
+    let global = "req-7c0cb0b0-3f7c-4e1c-9f4a-0d6f0f2f3a10";
+    let call = world.post(MEMBER, "/volumes", body);
+    let answer = call.header("x-openstack-request-id", global).send().await;
+    assert_ne!(answer.headers["x-openstack-request-id"], global);
+    assert_eq!(world.images.request_ids(), [global]);
+}

@@ -170,6 +170,12 @@ async fn clusters_are_listed_shown_and_disabled() {
         .await
         .unwrap();
     tx.commit().await.unwrap();
+    let volume = world.volume(1).await;
+    let path = format!("/volumes/{volume}");
+    let shown = world.get(ADMIN, &path).send().await.expect(200);
+    assert_eq!(shown["volume"]["cluster_name"], "c@store#volumes");
+    let shown = world.get(ADMIN, &path).version(60).send().await.expect(200);
+    assert!(shown["volume"].get("cluster_name").is_none());
     let list = world.get(ADMIN, "/clusters").send().await.expect(200);
     assert_eq!(
         list["clusters"],

@@ -190,3 +190,33 @@ async fn lists_have_pages_and_filters() {
     let body = world.get(ADMIN, "/qos-specs?consumer=both").send().await;
     assert_eq!(body.expect(200)["qos_specs"], json!([]));
 }
+
+#[tokio::test]
+async fn clients_are_told_what_they_enforce() {
+    let world = World::new().await;
+    for (name, consumer, told) in [
+        ("a", "front-end", true),
+        ("b", "both", true),
+        ("c", "back-end", false),
+    ] {
+        let body = json!({"name": name, "consumer": consumer, "read_iops_sec_per_gb": "5", "write_iops_sec": "9"});
+        let id = specs(&world, body).await;
+        let of = volume_type(&world, &format!("of-{name}")).await;
+        let path = format!("/qos-specs/{id}/associate?vol_type_id={of}");
+        world.get(ADMIN, &path).send().await.expect(202);
+        let volume = world
+            .volume_with(json!({"size": 3, "volume_type": of}))
+            .await;
+        let body = json!({"attachment": {"volume_uuid": volume, "connector": {"host": "h"}}});
+        let body = world
+            .post(MEMBER, "/attachments", body)
+            .send()
+            .await
+            .expect(200);
+        let expected = match told {
+            true => json!({"read_iops_sec": "15", "write_iops_sec": "9"}),
+            false => Value::Null,
+        };
+        assert_eq!(body["attachment"]["connection_info"]["qos_specs"], expected);
+    }
+}

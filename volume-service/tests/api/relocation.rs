@@ -217,6 +217,42 @@ async fn a_completion_needs_a_migration() {
 }
 
 #[tokio::test]
+async fn servers_that_got_another_volume_have_it_attached() {
+    let world = World::new().await;
+    let (one, other) = (world.volume(1).await, world.volume(1).await);
+    let server = uuid::Uuid::new_v4().to_string();
+    let attach = json!({"os-attach": {"instance_uuid": server, "mountpoint": "/dev/vdb"}});
+    act(&world, ADMIN, &one, attach).await.expect(202);
+    let detaching = json!({"os-begin_detaching": null});
+    act(&world, ADMIN, &one, detaching).await.expect(202);
+    act(&world, ADMIN, &other, json!({"os-reserve": null}))
+        .await
+        .expect(202);
+    for (has_failed, states, attached) in [
+        (true, ["detaching", "attaching"], &one),
+        (false, ["available", "in-use"], &other),
+    ] {
+        let body =
+            json!({"os-migrate_volume_completion": {"new_volume": other, "error": has_failed}});
+        let answer = act(&world, ADMIN, &one, body).await.expect(200);
+        assert_eq!(answer, json!({"save_volume_id": other}));
+        for (volume, state) in [&one, &other].into_iter().zip(states) {
+            let path = format!("/volumes/{volume}");
+            let shown = world.get(ADMIN, &path).send().await.expect(200)["volume"].clone();
+            assert_eq!(shown["status"], state);
+            let devices: Vec<_> = shown["attachments"].as_array().unwrap().iter().collect();
+            assert_eq!(devices.len(), usize::from(volume == attached));
+            for device in devices {
+                assert_eq!(
+                    (&device["server_id"], &device["device"]),
+                    (&json!(server), &json!("/dev/vdb"))
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn hints_and_zones_choose_the_pool() {
     let world = World::new().await;
     world.report(SECOND, 50.0).await;

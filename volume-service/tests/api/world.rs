@@ -18,9 +18,11 @@ use volume_service::compute::Compute;
 use volume_service::connection::Connection;
 use volume_service::db::{self, connections, services};
 use volume_service::inventory::{Managers, StoredImage};
+use volume_service::keys;
 use volume_service::{Doorbell, Options, VolumeService, images};
 
 use crate::fake_images::FakeImages;
+use crate::fake_keys::FakeKeys;
 
 pub const PROJECT: &str = "aaaa0000";
 pub const OTHER_PROJECT: &str = "bbbb0000";
@@ -264,6 +266,29 @@ impl World {
         }
     }
 
+    /// The same world with a key manager.
+    pub async fn with_keys(self, fake: &FakeKeys) -> Self {
+        let endpoint = fake.serve().await;
+        let keys = keys::Client::new(
+            &endpoint,
+            &Tls::default(),
+            Arc::new(ServiceToken),
+            Arc::new(Roles),
+        );
+        let service = &self.service;
+        let (options, doorbell) = (service.options.clone(), self.rings.clone());
+        let database = service.database.clone();
+        let mut service = VolumeService::new(database, options, service.images.clone(), doorbell);
+        service.keys = keys::KeyManager::Barbican(keys.unwrap());
+        let service = Arc::new(service);
+        let router = volume_service::api::router(service.clone(), Arc::new(Roles));
+        World {
+            router,
+            service,
+            ..self
+        }
+    }
+
     /// The services report: a manager with one pool, and a backup service.
     pub async fn report(&self, pool: &str, free_gb: f64) {
         let mut tx = self.service.database.begin().await.unwrap();
@@ -355,14 +380,24 @@ impl World {
             .await
             .expect(202);
         let id = body["volume"]["id"].as_str().unwrap().to_owned();
-        let sql = "UPDATE volumes SET status = 'available', host = ? WHERE id = ?";
-        self.service
-            .database
-            .execute(sql, params![POOL, &id])
-            .await
-            .unwrap();
-        self.end_flows().await;
+        self.finish_volume(&id).await;
         id
+    }
+
+    /// What a manager does with a new volume.
+    pub async fn finish_volume(&self, id: &str) {
+        let sql = "UPDATE volumes SET status = 'available', host = ? WHERE id = ?";
+        let database = &self.service.database;
+        database.execute(sql, params![POOL, id]).await.unwrap();
+        self.end_flows().await;
+    }
+
+    /// The parameters of the newest flow.
+    pub async fn flow_params(&self) -> Value {
+        let sql = "SELECT params FROM flows ORDER BY seq DESC LIMIT 1";
+        let row = self.service.database.fetch_one(sql, params![]).await;
+        let text: String = row.unwrap().get("params").unwrap();
+        serde_json::from_str(&text).unwrap()
     }
 
     /// A snapshot that a manager has finished; its id.

@@ -22,7 +22,6 @@ use async_trait::async_trait;
 use database::Tx;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use storage::SnapshotSpec;
 use taskflow::{BoxTask, Flow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
@@ -236,7 +235,7 @@ impl Task<ImportImage> for PlaceInStores {
 
     async fn execute(&self, run: &Run<ImportImage>) -> Result<Placed, TaskError> {
         let params = &run.params;
-        let from = source_snapshot(run)?;
+        let from = source_pool(run)?;
         let mut placed = Placed {
             stores: Vec::new(),
             failed: Vec::new(),
@@ -245,7 +244,7 @@ impl Task<ImportImage> for PlaceInStores {
             if run.is_lost() {
                 return Err(TaskError::interrupted());
             }
-            match place(run, &from, store).await {
+            match place(run, from, store).await {
                 Ok(()) => placed.stores.push(store.clone()),
                 Err(mut error) if params.all_stores_must_succeed => {
                     if !store.is_empty() {
@@ -290,20 +289,20 @@ impl Task<ImportImage> for PlaceInStores {
     }
 }
 
-fn source_snapshot(run: &Run<ImportImage>) -> Result<SnapshotSpec, TaskError> {
+/// The pool that holds the data.
+fn source_pool(run: &Run<ImportImage>) -> Result<&Pool, TaskError> {
     let image_id = run.params.image_id;
     match run.output::<StageData>()? {
-        SourceData::Staged(_) => Ok(run.ctx.stores.staging.snapshot(image_id)),
+        SourceData::Staged(_) => Ok(&run.ctx.stores.staging),
         SourceData::Stored { url } => {
             let held = run.ctx.stores.own_pool(url, image_id);
             let gone = || unknown_store(format!("the data at {url} is in no store"));
-            held.map(|(_, pool)| pool.snapshot(image_id))
-                .ok_or_else(gone)
+            held.map(|(_, pool)| pool).ok_or_else(gone)
         }
     }
 }
 
-async fn place(run: &Run<ImportImage>, from: &SnapshotSpec, store: &str) -> Result<(), TaskError> {
+async fn place(run: &Run<ImportImage>, from: &Pool, store: &str) -> Result<(), TaskError> {
     let (_, pool) = target(run, store)?;
     data::place(from, pool, run.params.image_id).await
 }

@@ -10,7 +10,7 @@ const WRITE_BLOCKS: u64 = 256;
 const IMAGE_BYTES: u64 = 1 << 30;
 
 impl World {
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.open().unwrap();
         let pool = "p".to_owned();
         self.plan(Box::new(move |_| {
@@ -20,14 +20,14 @@ impl World {
     }
 
     /// Makes a checkpoint.
-    fn save(&mut self) -> Result<()> {
+    pub(super) fn save(&mut self) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         let shard = self.shard.as_mut().unwrap();
         shard.want_checkpoint(false, Some(reply));
         self.wait_for(answer)
     }
 
-    fn discard_large(&mut self, image: u64, places: u64) {
+    pub(super) fn discard_large(&mut self, image: u64, places: u64) {
         let parts = vec![Part::Zero {
             block: 0,
             count: places * WRITE_BLOCKS,
@@ -36,12 +36,12 @@ impl World {
             .unwrap();
     }
 
-    fn id_of(&self, name: &str) -> u64 {
+    pub(super) fn id_of(&self, name: &str) -> u64 {
         let catalogue = &self.shard.as_ref().unwrap().state.catalogue;
         catalogue.id(&spec(name)).unwrap()
     }
 
-    fn create_large(&mut self, name: &str) {
+    pub(super) fn create_large(&mut self, name: &str) {
         let image = spec(name);
         self.plan(Box::new(move |catalogue| {
             catalogue.plan_create(&image, IMAGE_BYTES).map(Plan::Change)
@@ -49,7 +49,7 @@ impl World {
         .unwrap();
     }
 
-    fn remove_large(&mut self, name: &str) {
+    pub(super) fn remove_large(&mut self, name: &str) {
         let image = spec(name);
         self.plan(Box::new(move |catalogue| {
             catalogue.plan_remove(&image).map(Plan::Change)
@@ -58,7 +58,7 @@ impl World {
     }
 
     /// Starts to write the MiB with this number, all of it the number.
-    fn write_large(&mut self, image: u64, place: u64) -> oneshot::Receiver<Result<()>> {
+    pub(super) fn write_large(&mut self, image: u64, place: u64) -> oneshot::Receiver<Result<()>> {
         let data: Bytes = bytes_of(place + 1).repeat(WRITE_BLOCKS as usize).into();
         let parts = parts(place * WRITE_BLOCKS, &data);
         let (reply, answer) = oneshot::channel();
@@ -68,7 +68,7 @@ impl World {
     }
 
     /// Writes `depth` at a time until one is refused; answers how many were not.
-    fn fill_up(&mut self, image: u64, depth: usize) -> u64 {
+    pub(super) fn fill_up(&mut self, image: u64, depth: usize) -> u64 {
         let mut answers = VecDeque::new();
         for place in 0.. {
             if answers.len() == depth
@@ -94,7 +94,7 @@ impl World {
         0
     }
 
-    fn assert_large(&mut self, image: u64, places: std::ops::Range<u64>) {
+    pub(super) fn assert_large(&mut self, image: u64, places: std::ops::Range<u64>) {
         for place in places {
             let read = |reply| {
                 Request::Read(Read {
@@ -200,4 +200,129 @@ fn a_catalogue_without_room_for_its_file_stops_nothing() {
         world.wait_for(answer).unwrap();
         world.check();
     }
+}
+
+/// Lets the clock tick until nothing happens any more.
+fn rest(world: &mut World) -> Result<()> {
+    for _ in 0..4 {
+        let shard = world.shard.as_mut().unwrap();
+        shard.tick();
+        shard.finish()?;
+    }
+    Ok(())
+}
+
+/// 40 MiB of one image and 4 MiB of another; the first is removed.
+fn half_empty(world: &mut World) {
+    world.begin();
+    for (name, places) in [("a", 40), ("b", 4)] {
+        world.create_large(name);
+        let image = world.id_of(name);
+        for place in 0..places {
+            let answer = world.write_large(image, place);
+            world.wait_for(answer).unwrap();
+        }
+    }
+    world.save().unwrap();
+    world.remove_large("a");
+    world.ask(Request::Settle).unwrap();
+}
+
+#[test]
+fn space_goes_back_to_the_file_system_and_comes_again() {
+    for seed in 0..3 {
+        let mut world = World::new(seed, 100 << 20);
+        half_empty(&mut world);
+        let before = world.disk.platter().room;
+        rest(&mut world).unwrap();
+        let after = world.disk.platter().room;
+        assert!(after >= before + (24 << 20), "{before} {after}");
+        world.check();
+        let b = world.id_of("b");
+        world.assert_large(b, 0..4);
+        // A start keeps to it.
+        world.shard = None;
+        world.disk.lose_power();
+        world.open().unwrap();
+        assert!(world.disk.platter().room + (8 << 20) >= after);
+        world.check();
+        world.create_large("c");
+        let c = world.id_of("c");
+        let written = world.fill_up(c, 2);
+        assert!(written > 60, "{written} MiB");
+        world.assert_large(b, 0..4);
+        world.assert_large(c, 0..written);
+        world.check();
+        // Cut off in the middle: what was filled again and used is there.
+        world.shard = None;
+        world.disk.lose_power();
+        world.open().unwrap();
+        world.check();
+        world.assert_large(b, 0..4);
+        world.remove_large("c");
+        world.ask(Request::Settle).unwrap();
+        rest(&mut world).unwrap();
+        world.check();
+    }
+}
+
+/// Power cuts, failures and deaths at every request from the removal on, until the space is in
+/// use again.
+#[test]
+fn giving_back_survives_every_cut() {
+    let mut world = World::new(11, 100 << 20);
+    half_empty(&mut world);
+    world.ask(Request::Flush).unwrap();
+    world.shard = None;
+    world.disk.lose_process();
+    let b = 2;
+    for cut in 0..90 {
+        let mut other = World::new(cut, 0);
+        other.disk = world.disk.copy(cut);
+        other.disk.platter().left = Some(cut);
+        let mut written = 0;
+        if other.open().is_ok() && rest(&mut other).is_ok() {
+            assert_eq!(other.id_of("b"), b);
+            let image = spec("c");
+            let create = other.plan(Box::new(move |catalogue| {
+                catalogue.plan_create(&image, IMAGE_BYTES).map(Plan::Change)
+            }));
+            if create.is_ok() {
+                let c = other.id_of("c");
+                for place in 0..30 {
+                    let answer = other.write_large(c, place);
+                    if other.wait_for(answer).is_err() || other.ask(Request::Flush).is_err() {
+                        break;
+                    }
+                    written = place + 1;
+                }
+            }
+        }
+        other.shard = None;
+        match cut % 3 {
+            0 => other.disk.lose_process(),
+            _ => other.disk.lose_power(),
+        }
+        other.open().unwrap();
+        other.check();
+        other.assert_large(b, 0..4);
+        if written > 0 {
+            let c = other.id_of("c");
+            other.assert_large(c, 0..written);
+        }
+    }
+}
+
+#[test]
+fn a_file_system_that_takes_nothing_back_loses_nothing() {
+    let mut world = World::new(4, 70 << 20);
+    world.disk.platter().keeps_all = true;
+    half_empty(&mut world);
+    rest(&mut world).unwrap();
+    world.check();
+    assert_eq!(world.shard.as_ref().unwrap().state.trees.space.absent(), 0);
+    world.create_large("c");
+    let c = world.id_of("c");
+    assert!(world.fill_up(c, 2) > 30);
+    world.check();
 }

@@ -79,6 +79,8 @@ fn act(io: Io, file: &File) -> (io::Result<()>, BytesMut) {
         }
         Action::Sync => (file.sync_data(), BytesMut::new()),
         // The disk does this on a thread of its own.
-        Action::Grow(_) => (Err(io::ErrorKind::Unsupported.into()), BytesMut::new()),
+        Action::Grow(_) | Action::Fill(_) | Action::GiveBack(_) => {
+            (Err(io::ErrorKind::Unsupported.into()), BytesMut::new())
+        }
     }
 }

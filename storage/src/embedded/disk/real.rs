@@ -17,9 +17,11 @@ use super::uring::Ring;
 use super::{Action, Disk, Done, FileId, Io};
 use crate::embedded::buffer::aligned;
 
-/// File system space that chunk files never use up: for checkpoint files, the database and
-/// whatever else lives there.
-const KEPT_FREE_BYTES: u64 = 64 << 20;
+/// File system space that chunk files never use up, for checkpoint files, the database and whatever
+/// else lives there: a share of it, within these bounds.
+const KEPT_FREE_SHARE: u64 = 64;
+const LEAST_KEPT_FREE_BYTES: u64 = 64 << 20;
+const MOST_KEPT_FREE_BYTES: u64 = 1 << 30;
 /// Zeroes are written in pieces of this size.
 const ZERO_BYTES: usize = 1 << 20;
 
@@ -66,11 +68,13 @@ pub(crate) struct RealDisk {
 }
 
 impl RealDisk {
-    pub(crate) fn open(folder: &Path, engine: IoEngine) -> io::Result<Self> {
+    /// The lock, if any, is held as long as writes are under way, even when the process is gone:
+    /// the kernel ends them on its own.
+    pub(crate) fn open(folder: &Path, engine: IoEngine, lock: Option<&File>) -> io::Result<Self> {
         std::fs::create_dir_all(folder.join("chunks"))?;
         let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         let ring = match engine {
-            IoEngine::Auto => Ring::new(bell.as_fd()).ok(),
+            IoEngine::Auto => Ring::new(bell.as_fd(), lock.map(AsFd::as_fd)).ok(),
             IoEngine::Threads => None,
         };
         let answers = Arc::new(Answers {
@@ -113,20 +117,20 @@ impl RealDisk {
         Ok(file)
     }
 
-    fn grow(&mut self, tag: u64, file: Arc<File>, id: FileId, to: u64) {
+    /// Changes the room that a file has, on a thread of its own.
+    fn make_room(&mut self, io: Io, file: Arc<File>) {
         let (answers, folder) = (Arc::clone(&self.answers), self.folder.clone());
         self.elsewhere += 1;
+        let tag = io.tag;
         let work = move || {
-            let kept_bytes = match id {
-                FileId::Chunk(_) => KEPT_FREE_BYTES,
-                // What gives space back needs these.
-                FileId::Checkpoint(_) | FileId::Superblock => 0,
+            let result = match io.action {
+                Action::Grow(to) => grow(&file, &folder, io.file, to),
+                Action::Fill(length) => fill(&file, io.file, io.offset, length),
+                Action::GiveBack(length) => give_back(&file, io.offset, length),
+                Action::Write(_) | Action::Read(..) | Action::Sync => {
+                    Err(io::ErrorKind::Unsupported.into())
+                }
             };
-            let result = grow(&file, to, kept_bytes).and_then(|()| {
-                let parent = folder.join(id.name());
-                let parent = parent.parent().unwrap_or(&folder);
-                File::open(parent)?.sync_all()
-            });
             answers.push(Done {
                 tag,
                 result,
@@ -134,7 +138,7 @@ impl RealDisk {
             });
         };
         if let Err(error) = std::thread::Builder::new()
-            .name("store-grow".into())
+            .name("store-room".into())
             .spawn(work)
         {
             self.answers.push(failed(tag, error));
@@ -150,21 +154,39 @@ fn failed(tag: u64, error: io::Error) -> Done {
     }
 }
 
+/// What is kept free of a file system with so many bytes.
+fn kept_free_bytes(all_bytes: u64) -> u64 {
+    (all_bytes / KEPT_FREE_SHARE).clamp(LEAST_KEPT_FREE_BYTES, MOST_KEPT_FREE_BYTES)
+}
+
+fn grow(file: &File, folder: &Path, id: FileId, to: u64) -> io::Result<()> {
+    let from = file.metadata()?.len();
+    if to > from {
+        fill(file, id, from, to - from)?;
+    }
+    let path = folder.join(id.name());
+    let parent = path.parent().unwrap_or(folder);
+    File::open(parent)?.sync_all()
+}
+
 /// Space first, so that a full disk shows before anything changes; then zeroes, so that later
 /// writes convert no extents.
-fn grow(file: &File, to: u64, kept_bytes: u64) -> io::Result<()> {
-    let from = file.metadata()?.len();
-    if to <= from {
-        return Ok(());
-    }
+fn fill(file: &File, id: FileId, from: u64, length: u64) -> io::Result<()> {
     let room = rustix::fs::fstatvfs(file)?;
-    if room.f_bavail.saturating_mul(room.f_frsize) < to - from + kept_bytes {
+    let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
+    let kept_bytes = match id {
+        FileId::Chunk(_) => kept_free_bytes(bytes(room.f_blocks)),
+        // What gives space back needs these.
+        FileId::Checkpoint(_) | FileId::Superblock => 0,
+    };
+    if bytes(room.f_bavail) < length + kept_bytes {
         return Err(io::ErrorKind::StorageFull.into());
     }
-    match fallocate(file, FallocateFlags::KEEP_SIZE, from, to - from) {
+    match fallocate(file, FallocateFlags::KEEP_SIZE, from, length) {
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
         Err(error) => return Err(error.into()),
     }
+    let to = from + length;
     let mut zeroes = aligned(ZERO_BYTES);
     zeroes.resize(ZERO_BYTES, 0);
     let mut at = from;
@@ -174,7 +196,14 @@ fn grow(file: &File, to: u64, kept_bytes: u64) -> io::Result<()> {
         file.write_all_at(piece, at)?;
         at += length;
     }
-    file.sync_all()
+    // Full here is no full disk: the error may be about data that was written before.
+    file.sync_all().map_err(io::Error::other)
+}
+
+/// As it is not in use, nothing depends on when this is durable.
+fn give_back(file: &File, from: u64, length: u64) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    Ok(fallocate(file, flags, from, length)?)
 }
 
 impl Disk for RealDisk {
@@ -186,8 +215,8 @@ impl Disk for RealDisk {
                 return self.answers.push(failed(io.tag, error));
             }
         };
-        if let Action::Grow(to) = io.action {
-            return self.grow(io.tag, file, io.file, to);
+        if let Action::Grow(_) | Action::Fill(_) | Action::GiveBack(_) = io.action {
+            return self.make_room(io, file);
         }
         match &mut self.backend {
             Backend::Ring(ring) => ring.submit(io, file),
@@ -260,8 +289,15 @@ impl Disk for RealDisk {
     fn room(&self) -> io::Result<(u64, u64)> {
         let room = rustix::fs::statvfs(&self.folder)?;
         let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
-        let free = bytes(room.f_bavail).saturating_sub(KEPT_FREE_BYTES);
-        Ok((free, bytes(room.f_blocks)))
+        let all = bytes(room.f_blocks);
+        let free = bytes(room.f_bavail).saturating_sub(kept_free_bytes(all));
+        Ok((free, all))
+    }
+
+    fn leave(&mut self) {
+        if let Backend::Ring(ring) = &mut self.backend {
+            ring.leave();
+        }
     }
 }
 
@@ -271,5 +307,84 @@ impl Drop for RealDisk {
         if let Backend::Pool(pool) = &mut self.backend {
             pool.stop();
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::time::{Duration, Instant};
+
+    use rustix::fs::{FlockOperation, flock};
+
+    use super::*;
+
+    /// The kernel may still be writing what a killed process asked for: the folder is not free
+    /// before that has ended.
+    #[test]
+    fn the_lock_lives_as_long_as_writes_may() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let lock = File::create(&path).unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let mut disk = RealDisk::open(folder.path(), IoEngine::Auto, Some(&lock)).unwrap();
+        let is_ring = matches!(disk.backend, Backend::Ring(_));
+        drop(lock);
+        let other = File::open(&path).unwrap();
+        let taken = || flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok();
+        assert_eq!(taken(), !is_ring);
+        disk.leave();
+        let end = Instant::now() + Duration::from_secs(20);
+        while !taken() {
+            assert!(Instant::now() < end, "the lock is still held");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn carry_out(disk: &mut RealDisk, io: Io) -> io::Result<()> {
+        disk.submit(io);
+        let mut done = Vec::new();
+        while done.is_empty() {
+            disk.wait();
+            disk.reap(&mut done);
+        }
+        done.pop().unwrap().result
+    }
+
+    #[test]
+    fn room_is_given_back_and_filled_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut disk = RealDisk::open(folder.path(), IoEngine::Auto, None).unwrap();
+        let order = |offset, action| Io {
+            tag: 1,
+            file: FileId::Chunk(0),
+            offset,
+            action,
+        };
+        carry_out(&mut disk, order(0, Action::Grow(8 << 20))).unwrap();
+        let data = || {
+            let mut data = aligned(4096);
+            data.resize(4096, 7);
+            data
+        };
+        for at in [1 << 20, 5 << 20] {
+            carry_out(&mut disk, order(at, Action::Write(data()))).unwrap();
+        }
+        let path = folder.path().join("chunks/00000");
+        let blocks = || std::fs::metadata(&path).unwrap().blocks() * 512;
+        let whole = blocks();
+        assert!(whole >= 8 << 20);
+        carry_out(&mut disk, order(4 << 20, Action::GiveBack(3 << 20))).unwrap();
+        assert_eq!(blocks(), whole - (3 << 20));
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 8 << 20);
+        carry_out(&mut disk, order(4 << 20, Action::Fill(3 << 20))).unwrap();
+        assert_eq!(blocks(), whole);
+        assert_eq!(
+            disk.read_now(FileId::Chunk(0), 1 << 20, 4096).unwrap(),
+            data()
+        );
+        let gone = disk.read_now(FileId::Chunk(0), 5 << 20, 4096).unwrap();
+        assert!(gone.iter().all(|byte| *byte == 0));
     }
 }

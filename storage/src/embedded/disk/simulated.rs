@@ -1,7 +1,7 @@
 //! A disk in memory that loses power, tears and reorders what was not synced, fails and fills up.
 //! All of it follows from a seed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -13,6 +13,8 @@ use crate::embedded::buffer::{UNIT_BYTES, aligned};
 
 /// What a power loss may keep of a write, and lose of it.
 const SECTOR_BYTES: usize = 512;
+
+const HOLE_BYTES: u64 = 1 << 20;
 
 type Block = (FileId, u64);
 
@@ -37,6 +39,16 @@ pub(crate) struct Platter {
     pub(crate) fails_after: Option<u64>,
     /// Bytes that files can still grow.
     pub(crate) room: u64,
+    /// Bytes of 1 MiB without room of their own: a write there would find the disk full.
+    holes: BTreeSet<(FileId, u64)>,
+    /// The file system takes nothing back.
+    pub(crate) keeps_all: bool,
+    /// Growths until one finds no room.
+    pub(crate) full_after: Option<u64>,
+    /// Growths that were asked for in all.
+    pub(crate) growths: u64,
+    /// The next growth fails, and not for want of room.
+    pub(crate) growth_fails: bool,
     /// Requests that were carried out in all.
     pub(crate) count: u64,
     off: bool,
@@ -60,6 +72,11 @@ impl SimulatedDisk {
             left: None,
             fails_after: None,
             room,
+            holes: BTreeSet::new(),
+            keeps_all: false,
+            full_after: None,
+            growths: 0,
+            growth_fails: false,
             count: 0,
             off: false,
         };
@@ -108,6 +125,28 @@ impl SimulatedDisk {
         platter.synced.insert(block, data);
     }
 
+    /// A unit as a read finds it.
+    pub(crate) fn block(&self, file: FileId, at: u64) -> Vec<u8> {
+        self.platter().block((file, at / UNIT_BYTES as u64))
+    }
+
+    pub(crate) fn replace(&self, file: FileId, at: u64, data: &[u8]) {
+        let mut platter = self.platter();
+        let block = (file, at / UNIT_BYTES as u64);
+        platter.current.insert(block, data.to_vec());
+        platter.synced.insert(block, data.to_vec());
+    }
+
+    /// Overwrites a file with zeroes, or removes it.
+    pub(crate) fn erase(&self, file: FileId, removed: bool) {
+        let mut platter = self.platter();
+        platter.current.retain(|(of, _), _| *of != file);
+        platter.synced.retain(|(of, _), _| *of != file);
+        if removed {
+            platter.lengths.remove(&file);
+        }
+    }
+
     pub(crate) fn length_of(&self, file: FileId) -> u64 {
         self.platter().lengths.get(&file).copied().unwrap_or(0)
     }
@@ -119,6 +158,7 @@ impl SimulatedDisk {
         {
             let mut other = copy.platter();
             other.lengths = platter.lengths.clone();
+            other.holes = platter.holes.clone();
             other.synced = platter.synced.clone();
             other.current = platter.current.clone();
             let unsynced = platter.unsynced.iter().map(|write| Unsynced {
@@ -136,6 +176,12 @@ fn power_is_gone() -> io::Error {
     io::Error::other("the power is gone")
 }
 
+fn holes(io: &Io, length: u64) -> impl Iterator<Item = (FileId, u64)> + use<> {
+    let (file, offset) = (io.file, io.offset);
+    assert!(offset.is_multiple_of(HOLE_BYTES) && length.is_multiple_of(HOLE_BYTES));
+    (offset / HOLE_BYTES..(offset + length) / HOLE_BYTES).map(move |hole| (file, hole))
+}
+
 impl Platter {
     fn block(&self, block: Block) -> Vec<u8> {
         let found = self.current.get(&block);
@@ -143,6 +189,13 @@ impl Platter {
     }
 
     fn write(&mut self, file: FileId, offset: u64, data: &[u8]) {
+        let (first, last) = (offset, offset + data.len() as u64 - 1);
+        for hole in first / HOLE_BYTES..=last / HOLE_BYTES {
+            assert!(
+                !self.holes.contains(&(file, hole)),
+                "a write where no room is"
+            );
+        }
         for (index, data) in data.chunks(UNIT_BYTES).enumerate() {
             let block = (file, offset / UNIT_BYTES as u64 + index as u64);
             self.current.insert(block, data.to_vec());
@@ -152,6 +205,22 @@ impl Platter {
                 data: data.to_vec(),
                 number: self.answered,
             });
+        }
+    }
+
+    /// What was there may come back with a power loss, or not.
+    fn give_back(&mut self, hole: (FileId, u64)) {
+        if !self.holes.insert(hole) {
+            return;
+        }
+        self.room += HOLE_BYTES;
+        let units = HOLE_BYTES / UNIT_BYTES as u64;
+        let first = hole.1 * units;
+        let gone = |block: &Block| block.0 == hole.0 && (first..first + units).contains(&block.1);
+        self.unsynced.retain(|write| !gone(&write.block));
+        self.current.retain(|block, _| !gone(block));
+        if self.random.chance(50) {
+            self.synced.retain(|block, _| !gone(block));
         }
     }
 
@@ -237,10 +306,39 @@ impl Platter {
                 Err(error) => done.result = Err(error),
             },
             Action::Sync => self.sync(io.file, before),
+            Action::Fill(length) => {
+                let wanted = holes(&io, length).filter(|hole| self.holes.contains(hole));
+                let wanted: Vec<_> = wanted.collect();
+                let more = wanted.len() as u64 * HOLE_BYTES;
+                let full = more > self.room || self.full_after == Some(0);
+                self.full_after = self.full_after.and_then(|left| left.checked_sub(1));
+                self.growths += 1;
+                if full {
+                    done.result = Err(io::ErrorKind::StorageFull.into());
+                } else {
+                    self.room -= more;
+                    wanted.iter().for_each(|hole| {
+                        self.holes.remove(hole);
+                    });
+                }
+            }
+            Action::GiveBack(_) if self.keeps_all => {
+                done.result = Err(io::ErrorKind::Unsupported.into());
+            }
+            Action::GiveBack(length) => {
+                for hole in holes(&io, length) {
+                    self.give_back(hole);
+                }
+            }
             Action::Grow(to) => {
                 let length = self.lengths.entry(io.file).or_default();
                 let more = to.saturating_sub(*length);
-                if more > self.room {
+                let full = more > self.room || self.full_after == Some(0);
+                self.full_after = self.full_after.and_then(|left| left.checked_sub(1));
+                self.growths += 1;
+                if std::mem::take(&mut self.growth_fails) {
+                    done.result = Err(io::Error::other("a made up failure"));
+                } else if full {
                     done.result = Err(io::ErrorKind::StorageFull.into());
                 } else {
                     self.room -= more;

@@ -37,9 +37,14 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new(bell: BorrowedFd<'_>) -> io::Result<Self> {
+    /// The kernel holds the lock, too, until all writes have ended: those of a process that was
+    /// killed go on without it, and must not meet those of the next.
+    pub(super) fn new(bell: BorrowedFd<'_>, lock: Option<BorrowedFd<'_>>) -> io::Result<Self> {
         let ring = IoUring::builder().setup_coop_taskrun().build(ENTRIES)?;
         ring.submitter().register_eventfd(bell.as_raw_fd())?;
+        if let Some(lock) = lock {
+            ring.submitter().register_files(&[lock.as_raw_fd()])?;
+        }
         Ok(Ring {
             ring,
             slots: (0..ENTRIES).map(|_| None).collect(),
@@ -47,6 +52,12 @@ impl Ring {
             backlog: VecDeque::new(),
             queued: false,
         })
+    }
+
+    /// Lets go of the lock.
+    pub(super) fn leave(&mut self) {
+        // Fails when there is none.
+        let _ = self.ring.submitter().unregister_files();
     }
 
     pub(super) fn submit(&mut self, io: Io, file: Arc<File>) {
@@ -141,7 +152,7 @@ fn entry(slot: &mut Slot) -> squeue::Entry {
                 .offset(offset)
                 .build()
         }
-        Action::Sync | Action::Grow(_) => opcode::Fsync::new(file)
+        _ => opcode::Fsync::new(file)
             .flags(types::FsyncFlags::DATASYNC)
             .build(),
     }
@@ -159,7 +170,7 @@ fn progress(slot: &mut Slot, result: i32) -> Option<io::Result<()>> {
     let wanted = match &slot.action {
         Action::Write(buffer) => buffer.len(),
         Action::Read(_, length) => *length,
-        Action::Sync | Action::Grow(_) => return Some(Ok(())),
+        _ => return Some(Ok(())),
     };
     slot.through += result as usize;
     if slot.through >= wanted {
@@ -178,7 +189,7 @@ fn answer(slot: Slot, result: io::Result<()>) -> Done {
             }
             buffer
         }
-        Action::Sync | Action::Grow(_) => BytesMut::new(),
+        _ => BytesMut::new(),
     };
     Done {
         tag: slot.tag,

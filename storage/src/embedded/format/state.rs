@@ -1,6 +1,7 @@
 //! What a checkpoint says besides the trees: space, dropped pages, and the catalogue.
 
-use super::super::catalogue::{Catalogue, Image, Snapshot, State};
+use super::super::apply::State;
+use super::super::catalogue::{Catalogue, Image, Snapshot};
 use super::super::space::MapUnit;
 use super::super::tree::{Dropped, Root};
 use super::{Fields, MAX_UNITS, Put, Unit};
@@ -14,6 +15,8 @@ pub(crate) struct Saved {
     pub(crate) maps: Vec<MapUnit>,
     pub(crate) overflow: Vec<(Unit, u32)>,
     pub(crate) drops: Vec<Dropped>,
+    /// Runs of regions without room on the disk: the first, and how many.
+    pub(crate) absent: Vec<(usize, usize)>,
     pub(crate) catalogue: Catalogue,
 }
 
@@ -55,6 +58,12 @@ pub(crate) fn to_bytes(state: &State) -> Vec<u8> {
         out.put_48(dropped.page);
         out.put_32(dropped.crc);
         out.push(dropped.level);
+    }
+    let absent = space.absent_runs();
+    out.put_32(absent.len() as u32);
+    for (first, count) in absent {
+        out.put_32(first as u32);
+        out.put_32(count as u32);
     }
     put_catalogue(&mut out, &state.catalogue);
     out
@@ -116,6 +125,11 @@ impl Saved {
             (page < MAX_UNITS && level < 7).then_some(Dropped { page, crc, level })
         });
         let drops = drops.collect::<Option<_>>()?;
+        let absent = (0..fields.count(8)?).map(|_| {
+            let (first, count) = (fields.u32()?, fields.u32()?);
+            Some((first as usize, count as usize))
+        });
+        let absent = absent.collect::<Option<_>>()?;
         let catalogue = take_catalogue(fields)?;
         let sound = fields.0.is_empty() && total_units <= MAX_UNITS;
         sound.then_some(Saved {
@@ -124,6 +138,7 @@ impl Saved {
             maps,
             overflow,
             drops,
+            absent,
             catalogue,
         })
     }

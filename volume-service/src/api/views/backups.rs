@@ -4,6 +4,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::super::call::{Call, Link};
+use super::volumes::shown_key;
 use super::{NextPage, Rows, Summary, time, time_or_null};
 use crate::db::backups::Backup;
 use crate::db::metadata::Metadata;
@@ -54,6 +55,8 @@ pub(in crate::api) struct BackupView {
     metadata: Option<Metadata>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encryption_key_id: Option<Uuid>,
 }
 
 impl BackupView {
@@ -89,6 +92,7 @@ impl BackupView {
             project_id: (admin && call.at_least(18)).then_some(backup.project_id),
             metadata: call.at_least(43).then_some(metadata),
             user_id: (admin && call.at_least(56)).then_some(backup.user_id),
+            encryption_key_id: shown_key(backup.encryption_key_id, call),
         }
     }
 }

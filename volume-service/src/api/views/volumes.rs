@@ -12,6 +12,7 @@ use crate::db::metadata::Metadata;
 use crate::db::status;
 use crate::db::volumes::Volume;
 use crate::domain::volumes::VolumeDetails;
+use crate::keys::FIXED_KEY_ID;
 
 /// `{"volume": …}`
 #[derive(Debug, Serialize)]
@@ -89,6 +90,8 @@ pub(in crate::api) struct VolumeView {
     #[serde(skip_serializing_if = "Option::is_none")]
     volume_type_id: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    encryption_key_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     consumes_quota: Option<bool>,
 }
 
@@ -101,6 +104,7 @@ impl VolumeView {
             metadata,
             attachments,
             in_consistency_group,
+            cluster_name,
             ..
         } = details;
         let admin = call.context.is_admin;
@@ -126,7 +130,7 @@ impl VolumeView {
             links: call.links.of("volumes", volume.id),
             user_id: volume.user_id,
             bootable: if volume.bootable { "true" } else { "false" },
-            encrypted: false,
+            encrypted: volume.encryption_key_id.is_some(),
             replication_status: volume.replication_status,
             consistencygroup_id: volume.group_id.filter(|_| in_consistency_group),
             multiattach: volume.multiattach,
@@ -141,8 +145,9 @@ impl VolumeView {
             provider_id: (admin && call.at_least(21)).then_some(volume.provider_id),
             shared_targets: call.at_least(48).then_some(shared_targets),
             service_uuid: call.at_least(48).then_some(volume.service_uuid),
-            cluster_name: (admin && call.at_least(61)).then_some(None),
+            cluster_name: (admin && call.at_least(61)).then_some(cluster_name),
             volume_type_id: call.at_least(63).then_some(volume.volume_type_id),
+            encryption_key_id: shown_key(volume.encryption_key_id, call),
             consumes_quota: call.at_least(65).then_some(volume.consumes_quota),
         }
     }
@@ -169,6 +174,11 @@ impl VolumeView {
             ..VolumeView::plain(call, details)
         }
     }
+}
+
+/// The key since 3.64, unless it is the one that all volumes share.
+pub(super) fn shown_key(key_id: Option<Uuid>, call: &Call) -> Option<Uuid> {
+    key_id.filter(|id| call.at_least(64) && *id != FIXED_KEY_ID)
 }
 
 /// One entry of a volume's `attachments`.

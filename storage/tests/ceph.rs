@@ -1,0 +1,240 @@
+//! The engine `ceph` on a real cluster: the conformance suite, what other clients do, hangs.
+//!
+//! The cluster is given by `BASALT_TEST_CEPH_CONF`; `tests/ceph` starts one and runs these. Its
+//! pools `volumes` and `images` must be empty. Without it, these tests are left out.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use storage::ceph::{CephOptions, CephStore};
+use storage::conformance::{self, Effort, Engine, Limits};
+use storage::{Error, ImageSpec, ImageStore};
+
+fn options() -> CephOptions {
+    let conf = std::env::var("BASALT_TEST_CEPH_CONF").unwrap();
+    CephOptions {
+        conf: Some(PathBuf::from(conf)),
+        op_timeout: Duration::from_secs(20),
+        ..Default::default()
+    }
+}
+
+struct Cluster(CephOptions);
+
+#[async_trait]
+impl Engine for Cluster {
+    async fn open(&self) -> Result<Arc<dyn ImageStore>, Error> {
+        Ok(Arc::new(CephStore::connect(self.0.clone()).await?))
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            // 262,144 objects: each of them is asked when there is no object map.
+            image_bytes: 1 << 40,
+            counts_at_once: false,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Ceph cluster: tests/ceph"]
+async fn conforms() {
+    let seed = std::env::var("BASALT_TEST_SEED").map_or(1, |seed| seed.parse().unwrap());
+    let steps = std::env::var("BASALT_TEST_STEPS").map_or(200, |steps| steps.parse().unwrap());
+    let cluster = Cluster(options());
+    conformance::run(&cluster, Effort { seed, steps })
+        .await
+        .unwrap();
+}
+
+fn spec(name: &str) -> ImageSpec {
+    ImageSpec::new("volumes", name)
+}
+
+/// Runs a command of the environment variable, or one of Ceph's.
+fn shell(command: &str) -> String {
+    let output = std::process::Command::new("sh")
+        .args(["-c", command])
+        .output();
+    let output = output.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{command}: {text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text
+}
+
+fn rbd(arguments: &str) -> String {
+    let conf = std::env::var("BASALT_TEST_CEPH_CONF").unwrap();
+    shell(&format!("rbd -c {conf} {arguments}"))
+}
+
+fn unavailable<T>(result: Result<T, Error>) -> bool {
+    match result {
+        Err(Error::Unavailable(_)) => true,
+        Err(other) => panic!("{other}"),
+        Ok(_) => false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Ceph cluster: tests/ceph"]
+async fn a_cluster_that_hangs_is_unavailable_until_it_is_back() {
+    let options = CephOptions {
+        op_timeout: Duration::from_secs(3),
+        ..options()
+    };
+    let store = CephStore::connect(options).await.unwrap();
+    let image = spec("hang");
+    store.create(&image, 8 << 20).await.unwrap();
+    let handle = store.open(&image, None).await.unwrap();
+    handle.write(0, Bytes::from(vec![1; 4096])).await.unwrap();
+    let other = spec("other");
+    shell(&std::env::var("BASALT_TEST_CEPH_PAUSE").unwrap());
+    let (write, read, create, info, flush) = tokio::join!(
+        handle.write(4096, Bytes::from(vec![2; 4096])),
+        handle.read(0, 4096),
+        store.create(&other, 1),
+        store.info(&image),
+        handle.flush(),
+    );
+    shell(&std::env::var("BASALT_TEST_CEPH_RESUME").unwrap());
+    assert!(unavailable(write) && unavailable(create) && unavailable(info));
+    assert!(unavailable(read));
+    // There was nothing left to flush, or nobody to say so.
+    if let Err(error) = flush {
+        assert!(unavailable::<()>(Err(error)));
+    }
+    drop(handle);
+    // What did not answer is repeated until it does.
+    let mut tries = 0;
+    loop {
+        let write = match store.open(&image, None).await {
+            Ok(handle) => handle.write(4096, Bytes::from(vec![3; 4096])).await,
+            Err(error) => Err(error),
+        };
+        if !unavailable(write) {
+            break;
+        }
+        tries += 1;
+        assert!(tries < 60, "the store does not come back");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let handle = store.open(&image, None).await.unwrap();
+    let data = handle.read(0, 8192).await.unwrap();
+    assert!(data[..4096].iter().all(|byte| *byte == 1));
+    assert!(data[4096..].iter().all(|byte| *byte == 3));
+    drop(handle);
+    match store.create(&other, 1).await {
+        Ok(()) | Err(Error::Exists(_)) => {}
+        Err(error) => panic!("{error}"),
+    }
+    store.remove(&other).await.unwrap();
+    store.remove(&image).await.unwrap();
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Ceph cluster: tests/ceph"]
+async fn a_client_that_was_blocklisted_connects_again() {
+    let store = CephStore::connect(options()).await.unwrap();
+    let image = spec("listed");
+    store.create(&image, 8 << 20).await.unwrap();
+    let handle = store.open(&image, None).await.unwrap();
+    handle.write(0, Bytes::from(vec![1; 4096])).await.unwrap();
+    let status: serde_json::Value =
+        serde_json::from_str(&rbd("status volumes/listed --format json")).unwrap();
+    let address = status["watchers"][0]["address"].as_str().unwrap();
+    let conf = std::env::var("BASALT_TEST_CEPH_CONF").unwrap();
+    shell(&format!("ceph -c {conf} osd blocklist add {address} 60"));
+    let mut tries = 0;
+    while !unavailable(handle.write(0, Bytes::from(vec![2; 4096])).await) {
+        tries += 1;
+        assert!(tries < 30, "a blocklisted client writes");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let handle = store.open(&image, None).await.unwrap();
+    handle.write(0, Bytes::from(vec![3; 4096])).await.unwrap();
+    assert_eq!(handle.read(0, 1).await.unwrap()[..], [3]);
+    drop(handle);
+    store.remove(&image).await.unwrap();
+    store.close().await.unwrap();
+}
+
+/// What other clients leave: a snapshot whose clone lives, gone into the trash with its image.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Ceph cluster: tests/ceph"]
+async fn what_still_has_clones_is_purged_when_they_have_gone() {
+    let store = CephStore::connect(options()).await.unwrap();
+    let id = uuid::Uuid::new_v4();
+    let (image, clone) = (spec(&id.to_string()), spec("clone-of-it"));
+    store.create(&image, 8 << 20).await.unwrap();
+    store.create_snapshot(&image.at("snap")).await.unwrap();
+    store.protect_snapshot(&image.at("snap")).await.unwrap();
+    store.clone_image(&image.at("snap"), &clone).await.unwrap();
+    assert!(matches!(
+        store.unprotect_snapshot(&image.at("snap")).await,
+        Err(Error::Busy { children, .. }) if children == [clone.clone()]
+    ));
+    rbd(&format!("snap unprotect volumes/{id}@snap"));
+    rbd(&format!("snap rm volumes/{id}@snap"));
+    assert!(store.info(&image).await.unwrap().snapshots.is_empty());
+    store.remove(&image).await.unwrap();
+    assert!(matches!(store.info(&image).await, Err(Error::NotFound(_))));
+    assert_eq!(store.purge("volumes").await.unwrap(), [""; 0]);
+    store.remove(&clone).await.unwrap();
+    assert_eq!(store.purge("volumes").await.unwrap(), [id.to_string()]);
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Ceph cluster: tests/ceph"]
+async fn deferred_images_wait_in_the_trash() {
+    let store = CephStore::connect(options()).await.unwrap();
+    let image = spec(&format!("volume-{}", uuid::Uuid::new_v4()));
+    let deferring = store.deferring_deletion(Duration::from_secs(3600));
+    deferring.create(&image, 1).await.unwrap();
+    deferring.remove(&image).await.unwrap();
+    assert!(matches!(store.info(&image).await, Err(Error::NotFound(_))));
+    assert_eq!(store.purge("volumes").await.unwrap(), [""; 0]);
+    assert!(rbd("trash ls volumes").contains(&image.image));
+    rbd("trash purge volumes --expired-before 2100-01-01");
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Ceph cluster: tests/ceph"]
+async fn what_is_wrong_is_said() {
+    let text = async |options: CephOptions| match CephStore::connect(options).await {
+        Err(Error::Unavailable(text)) => text,
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("connected"),
+    };
+    let nowhere = CephOptions {
+        conf: Some("/nowhere/ceph.conf".into()),
+        ..options()
+    };
+    assert!(
+        text(nowhere)
+            .await
+            .contains("cannot read /nowhere/ceph.conf")
+    );
+    let stranger = CephOptions {
+        user: "stranger".into(),
+        ..options()
+    };
+    assert!(text(stranger).await.contains("client.stranger"));
+    let store = CephStore::connect(options()).await.unwrap();
+    match store.ensure_pool("nowhere").await {
+        Err(Error::NotFound(text)) => assert!(text.contains("ceph osd pool create nowhere")),
+        other => panic!("{other:?}"),
+    }
+    store.close().await.unwrap();
+}
