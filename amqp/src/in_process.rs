@@ -189,7 +189,7 @@ impl Bus for InProcess {
         }))
     }
 
-    async fn notify(&self, notification: Notification) {
+    async fn notify(&self, notification: &Notification) -> Result<()> {
         tracing::debug!(
             target: "notifications",
             event_type = notification.event_type,
@@ -199,7 +199,8 @@ impl Bus for InProcess {
             payload = %notification.payload,
         );
         // An error only says that nobody listens.
-        let _ = self.notifications.send(notification);
+        let _ = self.notifications.send(notification.clone());
+        Ok(())
     }
 }
 
@@ -375,7 +376,7 @@ mod tests {
         let mut listener = bus.notifications();
         let sent = Notification::info("volume.h", "volume.create.start", json!({"size": 1}))
             .with_priority(crate::Priority::Error);
-        bus.notify(sent.clone()).await;
+        bus.notify(&sent).await.unwrap();
         let received = listener.recv().await.unwrap();
         assert_eq!(received, sent);
         assert_eq!(

@@ -4,23 +4,28 @@
 //! **Promises.** [`Bus`] is the one trait; [`InProcess`] carries it inside one process,
 //! [`RabbitMq`] over a broker, with peers that speak oslo.messaging. A cast never waits for its
 //! receiver: it is a doorbell, and one that finds no room is dropped with a
-//! log line. A call ends with an answer, the handler's error, or [`Error::Timeout`]. A
-//! notification never delays who sends it.
+//! log line. A call ends with an answer, the handler's error, or [`Error::Timeout`]. What a
+//! notification tells has happened, and is told at least once.
 //!
 //! **Relies on.** Nothing that matters is only in a message: whoever casts has committed its
 //! flow first, and the workers' sweep finds the flow when the doorbell was lost.
 //!
 //! **On a crash.** In one process all messages are gone; a broker keeps those that nobody has
-//! received. Nothing is lost with them.
+//! received. Nothing is lost with them. Notifications lie in the database, in the [`Outbox`],
+//! from the transaction that they tell of until a [`Postman`] has delivered them.
 
 mod error;
 mod in_process;
 mod message;
+mod outbox;
+mod postman;
 mod rabbit;
 
 pub use error::{Error, RemoteFailure, Result};
 pub use in_process::InProcess;
 pub use message::{Message, Notification, Priority, RequestContext, Target};
+pub use outbox::Outbox;
+pub use postman::{Carrier, Postman};
 pub use rabbit::{RabbitMq, RabbitOptions, TransportUrl, TransportUrlError};
 
 use std::sync::Arc;
@@ -54,9 +59,11 @@ pub trait Bus: Send + Sync + 'static {
     /// the returned [`Serving`] is dropped.
     async fn serve(&self, topic: &str, server: &str, handler: Arc<dyn Handler>) -> Result<Serving>;
 
-    /// Sends a notification to whoever listens. It never fails the caller: a notification that
-    /// cannot be delivered is logged.
-    async fn notify(&self, notification: Notification);
+    /// Sends a notification to whoever listens; `Ok` when it is out of this process's hands. Who
+    /// wants it to survive a failure puts it into the [`Outbox`] instead.
+    ///
+    /// Errors: `Unavailable`; the listeners may see it again when it is sent again.
+    async fn notify(&self, notification: &Notification) -> Result<()>;
 }
 
 /// What a server does with what it receives. Messages may be handled at the same time and in

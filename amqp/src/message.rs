@@ -115,6 +115,11 @@ pub struct Notification {
     pub payload: Value,
     #[serde(default)]
     pub context: RequestContext,
+    /// When it happened, in microseconds since the epoch.
+    pub at_us: i64,
+    /// `control_exchange` of the service; none: the bus's own.
+    #[serde(default)]
+    pub exchange: Option<String>,
 }
 
 impl Notification {
@@ -131,7 +136,15 @@ impl Notification {
             priority: Priority::Info,
             payload,
             context: RequestContext::default(),
+            at_us: database::now_us(),
+            exchange: None,
         }
+    }
+
+    /// Through this exchange of the broker.
+    pub fn with_exchange(mut self, exchange: impl Into<String>) -> Self {
+        self.exchange = Some(exchange.into());
+        self
     }
 
     pub fn with_priority(mut self, priority: Priority) -> Self {

@@ -1,6 +1,6 @@
 """A peer on oslo.messaging: calls Basalt, answers it, or listens to its notifications.
 
-usage: oslo_peer.py TRANSPORT_URL client TOPIC SERVER | server TOPIC SERVER | listener EXCHANGE
+usage: oslo_peer.py TRANSPORT_URL client TOPIC SERVER | server TOPIC SERVER | listener EXCHANGE...
 
 Prints one line of JSON for each thing that it did or saw.
 """
@@ -16,7 +16,9 @@ ALLOWED = ["cinder.exception", "builtins", "oslo_messaging.rpc.dispatcher"]
 
 
 def say(value) -> None:
-    print(json.dumps(value), flush=True)
+    # In one piece: listeners run in threads.
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
 
 
 def configuration(exchange: str = "openstack") -> cfg.ConfigOpts:
@@ -76,11 +78,15 @@ class Listener:
     def info(self, context, publisher_id, event_type, payload, metadata):
         say([publisher_id, event_type, payload, metadata["message_id"]])
 
+    error = info
 
-def listener(url: str, exchange: str) -> None:
-    transport = oslo_messaging.get_notification_transport(configuration(exchange), url=url)
-    targets = [oslo_messaging.Target(topic="notifications", exchange=exchange)]
+
+def listener(url: str, *exchanges: str) -> None:
+    transport = oslo_messaging.get_notification_transport(configuration(exchanges[0]), url=url)
+    targets = [oslo_messaging.Target(topic="notifications", exchange=exchange) for exchange in exchanges]
     running = oslo_messaging.get_notification_listener(transport, targets, [Listener()], executor="threading")
+    # One thread: in the order in which they come.
+    transport.conf.set_override("executor_thread_pool_size", 1)
     running.start()
     running.wait()
 

@@ -13,7 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 use volume_service::logs::{Level, LogLevels};
 
-const QUIET: &str = "warn,basalt=info";
+const QUIET: &str = "warn,basalt=info,notification=info";
 const DEBUG: &str = "info,basalt=debug,amqp=debug,image_service=debug,rest=debug,storage=debug,taskflow=debug,\
      volume_service=debug,sqlx=warn";
 

@@ -11,6 +11,7 @@ mod identity;
 mod image;
 mod listen;
 mod nbd;
+mod notifications;
 mod ready_text;
 mod volume;
 
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use amqp::{Bus, InProcess, RabbitMq};
+use amqp::{Bus, InProcess, Outbox, RabbitMq};
 use axum::Router;
 use database::Database;
 use rest::identity::dev::{self, DevIdentity};
@@ -102,6 +103,8 @@ struct Node {
     identity: Arc<dyn Identity>,
     tokens: Arc<dyn TokenSource>,
     bus: Arc<dyn Bus>,
+    /// Of notifications.
+    outbox: Outbox,
 }
 
 /// Serves until a signal; `Ok` when everything was ended or handed over.
@@ -130,6 +133,7 @@ pub async fn serve(
         Some(rabbit) => Arc::new(RabbitMq::new(rabbit.clone())),
         None => Arc::new(InProcess::new()),
     };
+    let outbox = notifications::outbox(&settings.notifications);
     let node = Node {
         config,
         settings,
@@ -138,6 +142,7 @@ pub async fn serve(
         identity,
         tokens,
         bus,
+        outbox,
     };
 
     let control = |(folder, store): (PathBuf, _)| control::start(&folder, store, &stop);
@@ -174,6 +179,14 @@ async fn run(
         let listener = listen::unix(&own.nbd_socket).await?;
         own_stores.push((listener, Arc::clone(&own.store)));
     }
+    let stop_postman = CancellationToken::new();
+    let postman = notifications::deliver(
+        &node.settings.notifications,
+        node.outbox.clone(),
+        node.database.clone(),
+        &node.bus,
+        &stop_postman,
+    );
     let text = ready_text::ready_text(&node.settings, &sockets, data_dir.path());
     let stop_images = CancellationToken::new();
     let mut serving = Vec::new();
@@ -204,6 +217,8 @@ async fn run(
         images.end().await;
     }
     end(serving).await;
+    stop_postman.cancel();
+    end(postman.into_iter().collect()).await;
     Ok(())
 }
 

@@ -32,6 +32,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     8 "0008_image_import",
     9 "0009_metadefs",
     10 "0010_encryption_keys",
+    12 "0012_notifications",
 ];
 
 const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

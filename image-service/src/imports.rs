@@ -78,6 +78,7 @@ pub async fn begin(
     quota::check(tx, limits, image.owner.as_deref(), &demands).await?;
     let task = new_task(context, task_id, image.id, new.task_type, new.input);
     tasks::insert(tx, &task).await?;
+    service.notices.task(tx, task.id, "create", context).await?;
     flow.insert(tx).await?;
     if needs_grant {
         let grant = Grant {

@@ -37,6 +37,7 @@ mod image;
 mod imports;
 mod location;
 mod metadef;
+mod notices;
 mod options;
 pub mod policy;
 mod quota;
@@ -57,6 +58,7 @@ pub use flows::snapshot_disk::SnapshotDiskToImage;
 pub use flows::stage::StageImage;
 pub use flows::upload::UploadImage;
 pub use metadef::load::{Loaded, load_folder as load_metadefs};
+pub use notices::Notices;
 pub use options::{ImportFilter, Options, StoreKind, StoreOptions};
 pub use quota::Limits;
 pub use stores::Engines;
@@ -86,6 +88,8 @@ pub struct ImageService {
     /// Copies of images on this node, if there shall be some.
     pub(crate) cache: Option<ImageCache>,
     pub(crate) grants: Grants,
+    /// Told of what happens.
+    pub(crate) notices: Notices,
     /// Where tokens come from, once the API is served.
     pub(crate) identity_url: OnceLock<String>,
 }
@@ -97,6 +101,7 @@ impl ImageService {
         database: Database,
         engines: impl Into<Engines>,
         options: Options,
+        notices: Notices,
     ) -> Result<Arc<Self>> {
         let engines = engines.into();
         metadef::load::standard_set(&database).await?;
@@ -115,6 +120,7 @@ impl ImageService {
             uploads: Uploads::default(),
             cache,
             grants: Grants::default(),
+            notices,
             identity_url: OnceLock::new(),
         }))
     }
@@ -136,7 +142,7 @@ impl ImageService {
     pub fn workers(self: &Arc<Self>) -> Vec<Worker<ImageService>> {
         let host = &self.options.host;
         let worker = |owner: String, queue: String| {
-            Worker::builder(self.database.clone(), self.clone(), owner, [queue])
+            let builder = Worker::builder(self.database.clone(), self.clone(), owner, [queue])
                 .flow::<UploadImage>()
                 .flow::<DeleteImage>()
                 .flow::<SnapshotDiskToImage>()
@@ -146,7 +152,11 @@ impl ImageService {
                 .flow::<ImportImage>()
                 .flow::<AddLocation>()
                 .flow::<RemoveFromStore>()
-                .doorbell(self.doorbell.clone())
+                .doorbell(self.doorbell.clone());
+            match self.notices.is_wanted() {
+                true => builder.witness(Arc::new(self.notices.clone())),
+                false => builder,
+            }
         };
         let uploads = worker(format!("image-upload:{host}"), self.upload_queue())
             .concurrency(self.options.max_concurrent_uploads)

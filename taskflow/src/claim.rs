@@ -11,7 +11,7 @@ use crate::journal::start_atom;
 use crate::machine::{Kind, Machine};
 use crate::operators::info;
 use crate::run::{Failure, Lease};
-use crate::{FlowInfo, state};
+use crate::{FlowInfo, Witness, state};
 
 /// The columns of a candidate.
 const COLUMNS: &str = "f.id, f.kind, f.queue, f.resource_type, f.resource_id, f.request_id, \
@@ -70,6 +70,7 @@ pub(crate) struct Claimer<C> {
     pub(crate) lease_us: i64,
     /// Set when the worker shuts down.
     pub(crate) stopping: Arc<AtomicBool>,
+    pub(crate) witness: Option<Arc<dyn Witness>>,
 }
 
 /// Finds flows that nobody has started, oldest first, at most `limit` of each queue.
@@ -238,6 +239,9 @@ impl<C: Send + Sync + 'static> Claimer<C> {
         };
         if atoms.is_empty() {
             start_atom(tx, id, 0, machine.first_task()).await?;
+            if let Some(witness) = &self.witness {
+                witness.began(&candidate.info, tx).await?;
+            }
         }
         let failure = candidate
             .failure

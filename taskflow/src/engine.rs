@@ -14,7 +14,7 @@ use crate::flow::{AnyTask, BoxTask};
 use crate::journal::{AtomChange, Change, Fenced, Journal};
 use crate::machine::{Environment, Point, Stop, Strike};
 use crate::run::Failure;
-use crate::{Flow, FlowEvent, Run, TaskError, What, state};
+use crate::{Ending, Flow, FlowEvent, Run, TaskError, What, state};
 
 /// A pause of this length or longer gives the flow back until it is over.
 const LONG_PAUSE_MS: u64 = 1_000;
@@ -227,7 +227,9 @@ impl<F: Flow> Engine<F> {
             self.record_one(position, &json, &mut fenced).await?;
             fenced.done_at_once(position, name, &json).await?;
         }
-        if !ends {
+        if ends {
+            self.witness(Ending::Succeeded, &mut fenced).await?;
+        } else {
             fenced.start(reach, self.task(reach).name()).await?;
         }
         self.journal.commit(fenced).await?;
@@ -350,6 +352,8 @@ impl<F: Flow> Engine<F> {
                 ..AtomChange::default()
             };
             fenced.atom(before, next).await?;
+        } else {
+            self.witness(Ending::Reverted, &mut fenced).await?;
         }
         self.journal.commit(fenced).await?;
         Ok(Ok(()))
@@ -488,8 +492,18 @@ impl<F: Flow> Engine<F> {
             tracing::error!(flow = %self.run.flow.id, kind = F::KIND, %error, "the parked hook failed");
             return Ok(false);
         }
+        self.witness(Ending::Parked, &mut fenced).await?;
         self.journal.commit(fenced).await?;
         Ok(true)
+    }
+
+    /// Lets the witness write down how the flow ends.
+    async fn witness(&self, ending: Ending, fenced: &mut Fenced) -> Result<(), Stop> {
+        if let Some(witness) = &self.environment.witness {
+            let told = witness.ended(&self.run.flow, ending, &mut fenced.tx);
+            told.await?;
+        }
+        Ok(())
     }
 
     /// What the test harness wants to happen here.

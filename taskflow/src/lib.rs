@@ -121,6 +121,7 @@ mod retry;
 mod run;
 pub mod state;
 pub mod testing;
+mod witness;
 mod worker;
 
 #[cfg(test)]
@@ -135,4 +136,5 @@ pub use operators::{AtomSummary, Filter, FlowDetail, FlowSummary, Waiting};
 pub use operators::{abandon, list, reject, requeue, resume, show, waiting};
 pub use retry::Retry;
 pub use run::{Failure, FlowInfo, LeaseWatch, Run};
+pub use witness::{Ending, Witness};
 pub use worker::{Worker, WorkerBuilder};

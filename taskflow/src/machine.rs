@@ -10,7 +10,7 @@ use database::Database;
 use crate::claim::Claim;
 use crate::engine::Engine;
 use crate::flow::BoxTask;
-use crate::{Flow, Listener, TaskError};
+use crate::{Flow, Listener, TaskError, Witness};
 
 /// Why the engine stopped.
 #[derive(Debug)]
@@ -41,6 +41,7 @@ pub(crate) struct Environment {
     pub(crate) database: Database,
     pub(crate) lease_us: i64,
     pub(crate) listeners: Arc<[Arc<dyn Listener>]>,
+    pub(crate) witness: Option<Arc<dyn Witness>>,
     /// Tests inject faults here.
     pub(crate) probe: Option<Arc<dyn Probe>>,
 }

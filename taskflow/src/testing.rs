@@ -330,6 +330,7 @@ async fn drive<F: Flow>(
         owner: "harness".to_owned(),
         lease_us,
         stopping: Arc::new(AtomicBool::new(false)),
+        witness: None,
     };
     let Some(found) = claim::by_id(database, id).await.unwrap() else {
         // The crash came after the commit that ended it, or it was parked before.
@@ -350,6 +351,7 @@ async fn drive<F: Flow>(
         database,
         lease_us,
         listeners,
+        witness: None,
         probe: Some(probe),
     };
     claimed.machine.drive(claimed.claim, environment).await

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::claim::{self, Claimed, Claimer};
 use crate::machine::{Environment, KindOf, Stop};
 use crate::run::Lease;
-use crate::{Doorbell, Flow, Listener, prune};
+use crate::{Doorbell, Flow, Listener, Witness, prune};
 
 /// First and longest pause after a database failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -70,6 +70,7 @@ impl<C: Send + Sync + 'static> Worker<C> {
             owner: owner.into(),
             lease_us: 30_000_000,
             stopping: Arc::new(AtomicBool::new(false)),
+            witness: None,
         };
         let settings = Settings {
             queues: queues.into_iter().map(Into::into).collect(),
@@ -344,6 +345,12 @@ impl<C: Send + Sync + 'static> WorkerBuilder<C> {
         self
     }
 
+    /// Writes down, with the journal, that flows begin and end.
+    pub fn witness(mut self, witness: Arc<dyn Witness>) -> Self {
+        self.claimer.witness = Some(witness);
+        self
+    }
+
     /// How many flows run at once; default 64.
     pub fn concurrency(mut self, flows: usize) -> Self {
         self.settings.concurrency = flows.max(1);
@@ -383,6 +390,7 @@ impl<C: Send + Sync + 'static> WorkerBuilder<C> {
             database: self.claimer.database.clone(),
             lease_us: self.claimer.lease_us,
             listeners: self.listeners.into(),
+            witness: self.claimer.witness.clone(),
             probe: None,
         };
         let shared = Shared {

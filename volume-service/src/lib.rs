@@ -27,6 +27,7 @@ pub mod keys;
 pub mod logs;
 pub mod luks;
 pub mod manager;
+pub mod notices;
 pub mod options;
 pub mod scheduler;
 
@@ -63,6 +64,8 @@ pub struct VolumeService {
     pub managers: Arc<dyn inventory::Managers>,
     pub doorbell: Arc<dyn Doorbell>,
     pub logs: Arc<dyn logs::LogLevels>,
+    /// Told of what the API does.
+    pub notices: notices::Notices,
 }
 
 impl VolumeService {
@@ -83,6 +86,7 @@ impl VolumeService {
             managers: Arc::new(inventory::NoManagers),
             doorbell,
             logs: Arc::new(logs::NoLog),
+            notices: notices::Notices::default(),
         }
     }
 

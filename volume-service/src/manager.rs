@@ -17,6 +17,7 @@ use crate::db::connections;
 use crate::db::services::{self, Capabilities};
 use crate::db::volumes::{self, Volume};
 use crate::keys::KeyManager;
+use crate::notices::Notices;
 use crate::{Options, flows, images};
 
 /// How often heartbeat and capabilities are written (Cinder's `report_interval`).
@@ -126,6 +127,8 @@ pub struct Manager {
     pub images: images::Client,
     /// Told of what happens to volumes that servers have.
     pub compute: Compute,
+    /// Told of what flows do.
+    pub notices: Notices,
     /// Has the keys of encrypted volumes.
     pub keys: KeyManager,
 }
@@ -193,9 +196,13 @@ impl Manager {
         doorbell: Doorbell,
     ) -> WorkerBuilder<Manager> {
         let builder = Worker::builder(self.database.clone(), self.clone(), owner, self.queues());
-        flows::register(builder)
+        let builder = flows::register(builder)
             .concurrency(concurrency)
-            .doorbell(doorbell)
+            .doorbell(doorbell);
+        if self.notices.is_wanted() {
+            return builder.witness(Arc::new(self.notices.clone()));
+        }
+        builder
     }
 
     /// Reports heartbeat and capabilities at once and every 10 s, until `shutdown` resolves.

@@ -218,10 +218,7 @@ pub(super) fn notification(notification: &Notification, enveloped: bool) -> Vec<
     );
     inner.insert("priority".to_owned(), json!(notification.priority));
     inner.insert("payload".to_owned(), notification.payload.clone());
-    inner.insert(
-        "timestamp".to_owned(),
-        timestamp(OffsetDateTime::now_utc()).into(),
-    );
+    inner.insert("timestamp".to_owned(), timestamp(notification.at_us).into());
     inner.insert("_unique_id".to_owned(), new_id().into());
     add_context(&mut inner, &notification.context);
     if enveloped {
@@ -231,7 +228,9 @@ pub(super) fn notification(notification: &Notification, enveloped: bool) -> Vec<
 }
 
 /// `2026-01-02 03:04:05.678901`.
-fn timestamp(at: OffsetDateTime) -> String {
+fn timestamp(at_us: i64) -> String {
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_us) * 1_000);
+    let at = at.unwrap_or(OffsetDateTime::UNIX_EPOCH);
     format!(
         "{} {:02}:{:02}:{:02}.{:06}",
         at.date(),
@@ -321,7 +320,9 @@ mod tests {
             assert!(inner.contains_key(key), "{key}");
         }
         assert_eq!(inner["priority"], "INFO");
-        let at = OffsetDateTime::from_unix_timestamp(1_767_323_045).unwrap();
-        assert_eq!(timestamp(at), "2026-01-02 03:04:05.000000");
+        assert_eq!(
+            timestamp(1_767_323_045_000_012),
+            "2026-01-02 03:04:05.000012"
+        );
     }
 }

@@ -44,8 +44,12 @@ pub(super) enum Route<'a> {
     Fanout(&'a str),
     /// A queue by its own name.
     Queue(&'a str),
-    /// The queue of a notification's topic and priority, made here if it is not there yet.
-    Notification(&'a str),
+    /// The queue of a notification's topic and priority, made here if it is not there yet; none
+    /// as the exchange: the control exchange.
+    Notification {
+        exchange: Option<&'a str>,
+        queue: &'a str,
+    },
 }
 
 /// What became of a message that the broker took.
@@ -232,7 +236,8 @@ impl Session {
         }
         let exchange = publisher.declare(options, letter.route).await?;
         let key = match letter.route {
-            Route::Topic(key) | Route::Queue(key) | Route::Notification(key) => key,
+            Route::Topic(key) | Route::Queue(key) => key,
+            Route::Notification { queue, .. } => queue,
             Route::Fanout(_) => "",
         };
         let mut properties = BasicProperties::default()
@@ -269,19 +274,23 @@ impl Publisher {
         let exchange = match route {
             Route::Queue(_) => return Ok(String::new()),
             Route::Fanout(topic) => fanout_exchange(topic),
-            Route::Topic(_) | Route::Notification(_) => options.control_exchange.clone(),
+            Route::Notification {
+                exchange: Some(exchange),
+                ..
+            } => exchange.to_owned(),
+            Route::Topic(_) | Route::Notification { .. } => options.control_exchange.clone(),
         };
         if !self.declared.contains(&exchange) {
             match route {
                 Route::Fanout(topic) => declare_fanout(&self.channel, topic).await?,
-                _ => declare_control(&self.channel, options).await?,
+                _ => declare_exchange(&self.channel, options, &exchange).await?,
             }
             self.declared.insert(exchange.clone());
         }
-        if let Route::Notification(queue) = route {
-            let declared = format!("queue {queue}");
+        if let Route::Notification { queue, .. } = route {
+            let declared = format!("queue {queue} of {exchange}");
             if !self.declared.contains(&declared) {
-                declare_queue(&self.channel, options, queue).await?;
+                declare_queue(&self.channel, options, &exchange, queue).await?;
                 self.declared.insert(declared);
             }
         }
@@ -293,20 +302,20 @@ pub(super) fn fanout_exchange(topic: &str) -> String {
     format!("{topic}_fanout")
 }
 
-/// The control exchange, with the flags that oslo.messaging gives it.
-pub(super) async fn declare_control(
+/// The exchange of topics, with the flags that oslo.messaging gives it.
+pub(super) async fn declare_exchange(
     channel: &Channel,
     options: &RabbitOptions,
+    exchange: &str,
 ) -> lapin::Result<()> {
     let flags = ExchangeDeclareOptions {
         durable: options.is_durable(),
         auto_delete: options.auto_delete,
         ..ExchangeDeclareOptions::default()
     };
-    let name = options.control_exchange.as_str().into();
     let none = FieldTable::default();
     channel
-        .exchange_declare(name, ExchangeKind::Topic, flags, none)
+        .exchange_declare(exchange.into(), ExchangeKind::Topic, flags, none)
         .await
 }
 
@@ -322,10 +331,11 @@ pub(super) async fn declare_fanout(channel: &Channel, topic: &str) -> lapin::Res
         .await
 }
 
-/// A queue of the control exchange under its own name.
+/// A queue of the exchange under its own name.
 pub(super) async fn declare_queue(
     channel: &Channel,
     options: &RabbitOptions,
+    exchange: &str,
     name: &str,
 ) -> lapin::Result<()> {
     let flags = QueueDeclareOptions {
@@ -339,12 +349,11 @@ pub(super) async fn declare_queue(
         arguments.insert("x-queue-type".into(), kind);
     }
     channel.queue_declare(name.into(), flags, arguments).await?;
-    let exchange = options.control_exchange.as_str().into();
     let none = FieldTable::default();
     channel
         .queue_bind(
             name.into(),
-            exchange,
+            exchange.into(),
             name.into(),
             QueueBindOptions::default(),
             none,

@@ -3,12 +3,11 @@
 //! Requests are acknowledged when they arrive, before the method runs, as oslo.messaging does; a
 //! copy of a message is dropped by its `_unique_id`. The connection is made again whenever it
 //! breaks. Casts are dropped while no broker is there; calls wait for one within their timeout;
-//! notifications are kept, up to a bound, until one takes them.
+//! notifications fail.
 
 mod calls;
 mod envelope;
 mod link;
-mod notifier;
 mod server;
 mod transport_url;
 
@@ -17,13 +16,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::{Bus, Handler, Message, Notification, Result, Serving, Target};
+use crate::{Bus, Error, Handler, Message, Notification, Priority, Result, Serving, Target};
 use calls::Calls;
 use link::{Letter, Link, Route};
-use notifier::NOTIFICATIONS_KEPT;
 use server::{GoneCallers, Server};
 
 pub use transport_url::{TransportUrl, TransportUrlError};
@@ -97,7 +94,6 @@ pub struct RabbitMq {
     link: Arc<Link>,
     calls: Arc<Calls>,
     gone: Arc<GoneCallers>,
-    notifications: mpsc::Sender<Notification>,
     running: Vec<AbortHandle>,
 }
 
@@ -106,19 +102,16 @@ impl RabbitMq {
     pub fn new(options: RabbitOptions) -> Self {
         let link = Arc::new(Link::new(options));
         let calls = Arc::new(Calls::new(Arc::clone(&link)));
-        let (notifications, queue) = mpsc::channel(NOTIFICATIONS_KEPT);
         let connecting = Arc::clone(&link);
         let listening = Arc::clone(&calls);
         let running = vec![
             tokio::spawn(async move { connecting.maintain().await }).abort_handle(),
             tokio::spawn(async move { listening.listen().await }).abort_handle(),
-            tokio::spawn(notifier::run(Arc::clone(&link), queue)).abort_handle(),
         ];
         Self {
             link,
             calls,
             gone: Arc::default(),
-            notifications,
             running,
         }
     }
@@ -181,16 +174,38 @@ impl Bus for RabbitMq {
         Ok(Serving::new(move || running.abort()))
     }
 
-    async fn notify(&self, notification: Notification) {
-        if self.link.options.notification_topics.is_empty() {
-            return;
+    async fn notify(&self, notification: &Notification) -> Result<()> {
+        let options = &self.link.options;
+        let body = envelope::notification(notification, options.notification_envelope);
+        for topic in &options.notification_topics {
+            let key = format!("{topic}.{}", routing(notification.priority));
+            let letter = Letter {
+                route: Route::Notification {
+                    exchange: notification.exchange.as_deref(),
+                    queue: &key,
+                },
+                body: &body,
+                mandatory: false,
+                expires: None,
+            };
+            let no_broker = || Error::Unavailable("no broker".to_owned());
+            let session = self.link.now().ok_or_else(no_broker)?;
+            let sent = session.publish(options, letter).await;
+            sent.map_err(Error::Unavailable)?;
         }
-        let event_type = notification.event_type.clone();
-        if self.notifications.try_send(notification).is_err() {
-            tracing::error!(
-                event_type,
-                "a notification was dropped: too many wait for the broker"
-            );
-        }
+        Ok(())
+    }
+}
+
+/// The priority in a routing key.
+fn routing(priority: Priority) -> &'static str {
+    match priority {
+        Priority::Audit => "audit",
+        Priority::Debug => "debug",
+        Priority::Info => "info",
+        Priority::Warn => "warn",
+        Priority::Error => "error",
+        Priority::Critical => "critical",
+        Priority::Sample => "sample",
     }
 }

@@ -94,12 +94,13 @@ impl Server {
     /// Declares and consumes the queues of the topic, of the server, and of fanouts.
     async fn consumers(&self, channel: &Channel) -> lapin::Result<Vec<Consumer>> {
         let options = &self.link.options;
-        link::declare_control(channel, options).await?;
+        let exchange = options.control_exchange.as_str();
+        link::declare_exchange(channel, options, exchange).await?;
         let own = format!("{}.{}", self.topic, self.name);
         let fanout = format!("{}_fanout_{}", self.topic, self.id);
         let mut consumers = Vec::with_capacity(3);
         for queue in [&self.topic, &own] {
-            link::declare_queue(channel, options, queue).await?;
+            link::declare_queue(channel, options, exchange, queue).await?;
             consumers.push(consume(channel, queue).await?);
         }
         link::declare_fanout(channel, &self.topic).await?;

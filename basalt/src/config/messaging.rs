@@ -1,4 +1,4 @@
-//! `transport_url` and the sections of oslo.messaging.
+//! `transport_url` and the sections of oslo.messaging: the broker, and who is told of what happens.
 
 use std::time::Duration;
 
@@ -9,14 +9,21 @@ use super::{Config, ConfigError};
 
 const RABBIT: &str = "oslo_messaging_rabbit";
 
+const NOTIFICATIONS: &str = "oslo_messaging_notifications";
+
 /// The broker; `None`: the bus inside the process.
 pub fn rabbit_options(config: &Config) -> Result<Option<RabbitOptions>, ConfigError> {
-    let url = config.text("DEFAULT", "transport_url")?;
+    broker(config, "DEFAULT")
+}
+
+/// The broker that `transport_url` of the section names.
+fn broker(config: &Config, section: &'static str) -> Result<Option<RabbitOptions>, ConfigError> {
+    let url = config.text(section, "transport_url")?;
     let Some(url) = url.filter(|url| !url.starts_with("fake:")) else {
         return Ok(None);
     };
     let url = TransportUrl::parse(&url)
-        .map_err(|error| ConfigError::option("DEFAULT", "transport_url", error.to_string()))?;
+        .map_err(|error| ConfigError::option(section, "transport_url", error.to_string()))?;
     let seconds = |name: &str| config.integer(RABBIT, name).map(Duration::from_secs);
     Ok(Some(RabbitOptions {
         control_exchange: required(config, "DEFAULT", "control_exchange")?,
@@ -29,8 +36,70 @@ pub fn rabbit_options(config: &Config) -> Result<Option<RabbitOptions>, ConfigEr
         retry_interval: seconds("rabbit_retry_interval")?,
         retry_backoff: config.integer(RABBIT, "rabbit_retry_backoff")?,
         retry_interval_max: seconds("rabbit_interval_max")?,
+        notification_topics: config.list(NOTIFICATIONS, "topics")?,
+        notification_envelope: !drivers(config)?.contains(&Driver::Messaging),
         ..RabbitOptions::new(url)
     }))
+}
+
+/// A driver of notifications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// Over the bus, without an envelope.
+    Messaging,
+    /// Over the bus.
+    MessagingV2,
+    /// A line each in the log.
+    Log,
+}
+
+/// Who is told of what happens.
+#[derive(Debug, Clone)]
+pub struct NotificationOptions {
+    /// Empty: nobody.
+    pub drivers: Vec<Driver>,
+    /// A broker of their own; none: the bus of the calls.
+    pub broker: Option<RabbitOptions>,
+    /// Tries after the first; none: for ever.
+    pub retries: Option<u32>,
+    /// `control_exchange` of either service.
+    pub volume_exchange: String,
+    pub image_exchange: String,
+}
+
+/// `[oslo_messaging_notifications]`
+pub fn notification_options(config: &Config) -> Result<NotificationOptions, ConfigError> {
+    let retry: i64 = config.integer(NOTIFICATIONS, "retry")?;
+    Ok(NotificationOptions {
+        drivers: drivers(config)?,
+        broker: broker(config, NOTIFICATIONS)?,
+        retries: u32::try_from(retry).ok(),
+        volume_exchange: required(config, "DEFAULT", "control_exchange")?,
+        image_exchange: required(config, "image_api", "control_exchange")?,
+    })
+}
+
+fn drivers(config: &Config) -> Result<Vec<Driver>, ConfigError> {
+    let refused = |reason: String| ConfigError::option(NOTIFICATIONS, "driver", reason);
+    let mut drivers = Vec::new();
+    for name in config.list(NOTIFICATIONS, "driver")? {
+        match name.as_str() {
+            "messaging" => drivers.push(Driver::Messaging),
+            "messagingv2" => drivers.push(Driver::MessagingV2),
+            "log" => drivers.push(Driver::Log),
+            "noop" => {}
+            other => {
+                return Err(refused(format!(
+                    "{other:?} is none of messagingv2, messaging, log, noop"
+                )));
+            }
+        }
+    }
+    if drivers.contains(&Driver::Messaging) && drivers.contains(&Driver::MessagingV2) {
+        let reason = "messaging and messagingv2 send the same; name one of them";
+        return Err(refused(reason.to_owned()));
+    }
+    Ok(drivers)
 }
 
 #[cfg(test)]
@@ -54,5 +123,25 @@ mod tests {
             error,
             "option [DEFAULT] transport_url: must begin with rabbit://"
         );
+    }
+
+    #[test]
+    fn drivers_of_notifications() {
+        let options = |driver: &str| {
+            let pairs = [(
+                "OS_OSLO_MESSAGING_NOTIFICATIONS__DRIVER".to_owned(),
+                driver.to_owned(),
+            )];
+            notification_options(&Config::load(&[], pairs).unwrap())
+        };
+        assert_eq!(options("").unwrap().drivers, []);
+        assert_eq!(options("noop").unwrap().drivers, []);
+        let some = options("messagingv2").unwrap();
+        assert_eq!(some.drivers, [Driver::MessagingV2]);
+        assert_eq!(
+            (some.retries, some.image_exchange.as_str()),
+            (None, "glance")
+        );
+        assert!(options("routing").is_err());
     }
 }

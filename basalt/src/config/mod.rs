@@ -9,7 +9,7 @@ pub mod backends;
 pub mod ceph;
 pub mod identity;
 mod ini;
-mod messaging;
+pub mod messaging;
 pub mod options;
 pub mod policy;
 pub mod services;

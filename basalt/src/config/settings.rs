@@ -8,7 +8,7 @@ use std::time::Duration;
 use amqp::RabbitOptions;
 use rest::server::ServerOptions;
 
-use super::messaging::rabbit_options;
+use super::messaging::{NotificationOptions, notification_options, rabbit_options};
 use super::{Config, ConfigError};
 
 /// Who answers the question who may do what.
@@ -64,6 +64,7 @@ pub struct Settings {
     pub nbd: Nbd,
     /// `None`: the bus inside the process.
     pub rabbit: Option<RabbitOptions>,
+    pub notifications: NotificationOptions,
 }
 
 /// Section `[nbd]`.
@@ -111,6 +112,7 @@ impl Settings {
             database_url: config.text("database", "connection")?,
             nbd: nbd(config)?,
             rabbit: rabbit_options(config)?,
+            notifications: notification_options(config)?,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The image API and the workers of its flows.
 
 use amqp::Serving;
-use image_service::{DiskSnapshotRpc, ImageService, RPC_TOPIC};
+use image_service::{DiskSnapshotRpc, ImageService, Notices, RPC_TOPIC};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +24,13 @@ pub struct Images {
 pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Result<Images> {
     let options = services::image_options(&node.config)?;
     let engines = services::image_engines(&node.config, &node.stores)?;
-    let service = ImageService::new(node.database.clone(), engines, options).await;
+    let exchange = &node.settings.notifications.image_exchange;
+    let publisher = node.config.text("image_api", "default_publisher_id")?;
+    let notices = Notices::new(
+        node.outbox.of_exchange(exchange),
+        &publisher.unwrap_or_default(),
+    );
+    let service = ImageService::new(node.database.clone(), engines, options, notices).await;
     let service = service.map_err(|error| Error::Start(format!("image service: {error}")))?;
     let watching = look_after(node, &service.policy, stop)?;
     let stop_workers = CancellationToken::new();

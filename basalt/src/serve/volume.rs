@@ -14,6 +14,7 @@ use volume_service::connection::Connection;
 use volume_service::images;
 use volume_service::keys::{self, KeyManager};
 use volume_service::manager::Manager;
+use volume_service::notices::Notices;
 use volume_service::scheduler::Scheduler;
 
 use super::listen::Bound;
@@ -58,6 +59,7 @@ pub async fn start(
     let doorbell = Arc::new(bells::BusDoorbell::new(Arc::clone(&bus)));
     let mut service = VolumeService::new(node.database.clone(), options, images, doorbell);
     service.compute = compute;
+    service.notices = manager.notices.clone();
     service.keys = keys;
     service.managers = Arc::new(bells::BusManagers::new(Arc::clone(&bus)));
     let service = Arc::new(service.with_logs(logging::levels()));
@@ -147,6 +149,8 @@ fn manager(
         backend.connection.get_or_insert_with(|| connection.clone());
         (backend.name.clone(), backend)
     });
+    let exchange = &node.settings.notifications.volume_exchange;
+    let notices = Notices::new(node.outbox.of_exchange(exchange), &options.host);
     Ok(Manager {
         database: node.database.clone(),
         host: options.host.clone(),
@@ -157,6 +161,7 @@ fn manager(
         backups: services::backup_target(&node.config, &node.stores)?,
         images,
         compute,
+        notices,
         keys,
     })
 }

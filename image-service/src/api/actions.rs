@@ -54,6 +54,8 @@ async fn switch(
     let id = access::find_for(service, context, id, rule).await?.image.id;
     let mut tx = service.database.begin().await?;
     if images::move_status(&mut tx, id, from, to).await? {
+        let notices = &service.notices;
+        notices.image(&mut tx, id, "image.update", context).await?;
         tx.commit().await?;
         return Ok(StatusCode::NO_CONTENT);
     }

@@ -30,6 +30,10 @@ pub async fn create(
     attributes::check_quotas(None, &image, &service.options)?;
     let mut tx = service.database.begin().await?;
     insert(&service, &mut tx, &image).await?;
+    let notices = &service.notices;
+    notices
+        .image(&mut tx, image.id, "image.create", &context)
+        .await?;
     tx.commit().await?;
     let mut headers = import_headers(&service);
     if let Ok(location) = HeaderValue::try_from(base.join(&format!("/v2/images/{}", image.id))) {

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::byte_range::{self, ByteRange};
-use super::{Service, access};
+use super::{Service, access, image_send};
 use crate::ImageService;
 use crate::data_source::{self, Found};
 use crate::db::{images, usage};
@@ -341,7 +341,7 @@ pub async fn download(
     {
         out.insert("content-md5", md5);
     }
-    Ok(response)
+    Ok(image_send::watched(&service, &context, image, response))
 }
 
 /// The stores that the client would rather read from, as it names them.

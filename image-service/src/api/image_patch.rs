@@ -77,6 +77,8 @@ async fn save(
     if !locations.is_empty() {
         rings = save_locations(service, &mut tx, context, &mut image, locations).await?;
     }
+    let notices = &service.notices;
+    notices.image(&mut tx, id, "image.update", context).await?;
     tx.commit().await?;
     if rings {
         service.doorbell.wake();

@@ -64,6 +64,7 @@ pub async fn delete(
     if !images::mark_deleted(&mut tx, image.id).await? {
         return Err(protected(&image));
     }
+    service.notices.deleted(&mut tx, &image, &context).await?;
     // A queued image has no data: an upload that failed has cleaned up before it became queued.
     if image.status == Status::Queued {
         locations::delete_all(&mut tx, image.id).await?;

@@ -124,6 +124,8 @@ async fn begin(
     check_status(&image)?;
     marks::lock(&mut tx, &image, flow.id(), None, &[]).await?;
     tasks::insert(&mut tx, &task).await?;
+    let notices = &service.notices;
+    notices.task(&mut tx, task.id, "create", context).await?;
     flow.insert(&mut tx).await?;
     tx.commit().await?;
     service.doorbell.wake();

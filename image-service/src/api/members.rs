@@ -114,6 +114,8 @@ pub async fn create(
         }
         Err(error) => return Err(error.into()),
     };
+    let notices = &service.notices;
+    notices.member(&mut tx, &member, "create", &context).await?;
     tx.commit().await?;
     Ok(Json(member.into()))
 }
@@ -141,13 +143,12 @@ pub async fn update(
     if !members::set_status(&mut tx, visible.image.id, &member_id, status).await? {
         return Err(no_member(&visible, &member_id));
     }
+    let member = members::find_in(&mut tx, visible.image.id, &member_id).await?;
+    let member = member.ok_or_else(|| no_member(&visible, &member_id))?;
+    let notices = &service.notices;
+    notices.member(&mut tx, &member, "update", &context).await?;
     tx.commit().await?;
-    let member = members::find(&service.database, visible.image.id, &member_id).await?;
-    Ok(Json(
-        member
-            .ok_or_else(|| no_member(&visible, &member_id))?
-            .into(),
-    ))
+    Ok(Json(member.into()))
 }
 
 pub async fn delete(
@@ -157,9 +158,11 @@ pub async fn delete(
 ) -> Result<StatusCode> {
     let visible = shared_image(&service, &context, &id, "delete_member").await?;
     let mut tx = service.database.begin().await?;
-    if !members::delete(&mut tx, visible.image.id, &member_id).await? {
-        return Err(no_member(&visible, &member_id));
-    }
+    let member = members::find_in(&mut tx, visible.image.id, &member_id).await?;
+    let member = member.ok_or_else(|| no_member(&visible, &member_id))?;
+    members::delete(&mut tx, visible.image.id, &member_id).await?;
+    let notices = &service.notices;
+    notices.member(&mut tx, &member, "delete", &context).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

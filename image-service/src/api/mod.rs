@@ -11,6 +11,7 @@ mod image_create;
 mod image_data;
 mod image_list;
 mod image_patch;
+mod image_send;
 mod image_stage;
 mod images;
 mod imports;

@@ -27,6 +27,8 @@ pub async fn add(
     if image.tags.insert(tag) {
         attributes::check_quotas(Some(&before), &image, &service.options)?;
         images::update(&mut tx, &mut image).await?;
+        let notices = &service.notices;
+        notices.image(&mut tx, id, "image.update", &context).await?;
         tx.commit().await?;
     }
     Ok(StatusCode::NO_CONTENT)
@@ -49,6 +51,8 @@ pub async fn remove(
         return Err(Error::NotFound(format!("Image {id} has no tag {tag}")));
     }
     images::update(&mut tx, &mut image).await?;
+    let notices = &service.notices;
+    notices.image(&mut tx, id, "image.update", &context).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

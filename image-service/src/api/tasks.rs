@@ -129,6 +129,10 @@ pub async fn create(
     };
     let mut tx = service.database.begin().await?;
     image_create::insert(&service, &mut tx, &image).await?;
+    let notices = &service.notices;
+    notices
+        .image(&mut tx, image.id, "image.create", &context)
+        .await?;
     let locked = images::find_locked(&mut tx, image.id).await?;
     let locked = locked.ok_or_else(|| Error::no_image(image.id))?;
     let begun = imports::begin(&service, &mut tx, &context, &locked, new).await?;

@@ -45,6 +45,13 @@ pub async fn find(database: &Database, image_id: Uuid, member: &str) -> Result<O
         .transpose()
 }
 
+/// As [`find`], in this transaction.
+pub async fn find_in(tx: &mut Tx, image_id: Uuid, member: &str) -> Result<Option<Member>> {
+    let sql = format!("SELECT {COLUMNS} FROM image_members WHERE image_id = ? AND member = ?");
+    let row = tx.fetch_optional(&sql, params![image_id, member]).await?;
+    row.as_ref().map(from_row).transpose()
+}
+
 pub async fn count(tx: &mut Tx, image_id: Uuid) -> Result<u64> {
     let sql = "SELECT COUNT(*) AS n FROM image_members WHERE image_id = ?";
     tx.fetch_one(sql, params![image_id]).await?.get("n")

@@ -106,6 +106,13 @@ pub async fn end(
     tx.execute(sql, values).await.map(|_| ())
 }
 
+/// The task, as it is in this transaction.
+pub async fn find_in(tx: &mut Tx, id: Uuid) -> Result<Option<Task>> {
+    let sql = format!("SELECT {COLUMNS} FROM image_tasks t WHERE t.id = ?");
+    let row = tx.fetch_optional(&sql, params![id]).await?;
+    row.as_ref().map(from_row).transpose()
+}
+
 pub async fn find(database: &Database, id: Uuid) -> Result<Option<Task>> {
     let sql = format!(
         "SELECT {COLUMNS} FROM image_tasks t \

@@ -101,7 +101,15 @@ async fn end_task(
     let keep_h = run.ctx.options.task_time_to_live_h;
     let result = json!({"image_id": run.params.image_id});
     let result = (status == TaskStatus::Success).then_some(&result);
-    Ok(tasks::end(tx, run.flow.id, status, message, result, keep_h).await?)
+    tasks::end(tx, run.flow.id, status, message, result, keep_h).await?;
+    let notices = &run.ctx.notices;
+    if status == TaskStatus::Success {
+        let id = run.params.image_id;
+        notices.image(tx, id, "image.activate", &run.flow).await?;
+    }
+    Ok(notices
+        .task(tx, run.flow.id, status.as_str(), &run.flow)
+        .await?)
 }
 
 struct Begin;
@@ -125,6 +133,10 @@ impl Task<AddLocation> for Begin {
     ) -> Result<(), TaskError> {
         let params = &run.params;
         tasks::start(tx, run.flow.id).await?;
+        let notices = &run.ctx.notices;
+        notices
+            .task(tx, run.flow.id, "processing", &run.flow)
+            .await?;
         if !imports::still_locked(tx, params.image_id, run.flow.id).await? {
             return Err(image_gone(params.image_id));
         }

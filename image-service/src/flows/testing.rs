@@ -14,7 +14,7 @@ use super::data::protect;
 use crate::db::{images, locations, tasks};
 use crate::image::{Image, Status, TaskStatus, Visibility};
 use crate::stores::{Pool, store_of};
-use crate::{ImageService, ImportFilter, Options, StoreKind, StoreOptions};
+use crate::{ImageService, ImportFilter, Notices, Options, StoreKind, StoreOptions};
 
 pub struct World {
     pub service: Arc<ImageService>,
@@ -34,7 +34,7 @@ impl World {
         let database = Database::open(&url).await.unwrap();
         database::migrate::run(&database).await.unwrap();
         let store = Arc::new(MemoryStore::new());
-        let service = ImageService::new(database, store.clone(), options)
+        let service = ImageService::new(database, store.clone(), options, Notices::default())
             .await
             .unwrap();
         let image = queued_image();

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use database::Database;
 use http_body_util::BodyExt;
-use image_service::{ImageService, Options};
+use image_service::{ImageService, Notices, Options};
 use rest::Secret;
 use rest::identity::{Identity, IdentityError, Named, TokenInfo};
 use serde_json::Value;
@@ -105,7 +105,7 @@ impl World {
         let database = Database::open(&url).await.unwrap();
         database::migrate::run(&database).await.unwrap();
         let store = Arc::new(store);
-        let service = ImageService::new(database, store.clone(), options)
+        let service = ImageService::new(database, store.clone(), options, Notices::default())
             .await
             .unwrap();
         let (stop, stopped) = watch::channel(false);

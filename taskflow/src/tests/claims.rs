@@ -23,6 +23,7 @@ fn claimer(world: &World, owner: &str, lease_us: i64) -> Claimer<Toy> {
         owner: owner.to_owned(),
         lease_us,
         stopping: Arc::new(AtomicBool::new(false)),
+        witness: None,
     }
 }
 
@@ -31,6 +32,7 @@ async fn drive(world: &World, claimed: Claimed) -> Stop {
         database: world.database.clone(),
         lease_us: 30_000_000,
         listeners: Arc::from([]),
+        witness: None,
         probe: None,
     };
     claimed.machine.drive(claimed.claim, environment).await

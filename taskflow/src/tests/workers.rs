@@ -233,3 +233,65 @@ async fn listeners_hear_each_step_in_order() {
     ];
     assert_eq!(*heard.0.lock().unwrap(), expected);
 }
+
+/// Writes what it sees into a table, and can be made to fail.
+struct Scribe {
+    fails: std::sync::atomic::AtomicI64,
+}
+
+#[async_trait::async_trait]
+impl crate::Witness for Scribe {
+    async fn began(&self, flow: &crate::FlowInfo, tx: &mut database::Tx) -> database::Result<()> {
+        self.write(flow, "began", tx).await
+    }
+
+    async fn ended(
+        &self,
+        flow: &crate::FlowInfo,
+        ending: crate::Ending,
+        tx: &mut database::Tx,
+    ) -> database::Result<()> {
+        self.write(flow, &format!("{ending:?}"), tx).await
+    }
+}
+
+impl Scribe {
+    async fn write(
+        &self,
+        flow: &crate::FlowInfo,
+        what: &str,
+        tx: &mut database::Tx,
+    ) -> database::Result<()> {
+        let sql = "INSERT INTO seen (flow_id, what) VALUES (?, ?)";
+        tx.execute(sql, params![flow.id, what]).await?;
+        if self.fails.fetch_sub(1, Ordering::SeqCst) > 0 {
+            return Err(database::Error::Unavailable("on purpose".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_witness_sees_each_beginning_and_end_once_also_when_it_fails() {
+    let world = World::new().await;
+    let mut tx = world.database.begin().await.unwrap();
+    let sql = "CREATE TABLE seen (flow_id CHAR(36), what VARCHAR(20))";
+    tx.execute(sql, params![]).await.unwrap();
+    tx.commit().await.unwrap();
+    let fails = std::sync::atomic::AtomicI64::new(1);
+    let scribe = Arc::new(Scribe { fails });
+    let running = Running::start(builder(&world, "host").witness(scribe.clone()));
+    let good = world.request("good").await;
+    world.until(good, state::SUCCESS).await;
+    scribe.fails.store(1, Ordering::SeqCst);
+    world.toy.shape_fails.store(100, Ordering::SeqCst);
+    let bad = world.request("bad").await;
+    world.until(bad, state::REVERTED).await;
+    running.stop().await;
+    for (id, expected) in [(good, ["began", "Succeeded"]), (bad, ["began", "Reverted"])] {
+        let sql = "SELECT what FROM seen WHERE flow_id = ? ORDER BY rowid";
+        let rows = world.database.fetch_all(sql, params![id]).await.unwrap();
+        let seen: Vec<String> = rows.iter().map(|row| row.get("what").unwrap()).collect();
+        assert_eq!(seen, expected);
+    }
+}

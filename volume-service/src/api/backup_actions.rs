@@ -36,7 +36,7 @@ async fn reset_status(call: &Call, id: &str, body: &Value) -> Answer<StatusCode>
         "volume_extension:backup_admin_actions:reset_status",
         &backup.project_id,
     )?;
-    domain::set_status(&call.service, backup.id, &state).await?;
+    domain::set_status(&call.service, &call.context, backup.id, &state).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

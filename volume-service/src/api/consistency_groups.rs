@@ -205,6 +205,6 @@ async fn update(call: Call, Path(id): Path<String>, body: JsonBody) -> Answer<St
     }
     let group = domain::get(&call.service, &call.context, &id).await?;
     call.enforce("group:update", &group.project_id)?;
-    group_update::update(&call.service, &group, changes).await?;
+    group_update::update(&call.service, &call.context, &group, changes).await?;
     Ok(StatusCode::ACCEPTED)
 }

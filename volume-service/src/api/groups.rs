@@ -221,6 +221,6 @@ pub(super) async fn update(
     };
     let group = find(&call, &id).await?;
     call.enforce("group:update", &group.project_id)?;
-    group_update::update(&call.service, &group, changes).await?;
+    group_update::update(&call.service, &call.context, &group, changes).await?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -55,7 +55,7 @@ async fn reset_status(call: &Call, id: &str, body: &Value) -> Answer<StatusCode>
         "volume_extension:snapshot_admin_actions:reset_status",
         &snapshot.project_id,
     )?;
-    domain::set_status(&call.service, snapshot.id, &state, None).await?;
+    domain::set_status(&call.service, &call.context, snapshot.id, &state).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

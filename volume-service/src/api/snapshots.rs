@@ -150,7 +150,7 @@ pub(super) async fn update(
     }
     let snapshot = domain::get(&call.service, &call.context, &id).await?;
     call.enforce("volume:update_snapshot", &snapshot.project_id)?;
-    let details = domain::update(&call.service, snapshot.id, &changes).await?;
+    let details = domain::update(&call.service, &call.context, snapshot.id, &changes).await?;
     Ok(Json(One {
         snapshot: SummaryView::new(&call, details),
     }))

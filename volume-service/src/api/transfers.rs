@@ -168,8 +168,15 @@ async fn make(call: Call, body: JsonBody, knows_snapshots: bool) -> Answer<Creat
     let encrypted = call.at_least(70);
     let volume = volumes::get(&call.service, &call.context, volume_id).await?;
     call.enforce("volume:create_transfer", &volume.project_id)?;
-    let (transfer, key) =
-        domain::create(&call.service, &volume, name, no_snapshots, encrypted).await?;
+    let (transfer, key) = domain::create(
+        &call.service,
+        &call.context,
+        &volume,
+        name,
+        no_snapshots,
+        encrypted,
+    )
+    .await?;
     let transfer = TransferView::new(&call, transfer, Some(key));
     Ok((StatusCode::ACCEPTED, Json(One { transfer })))
 }
@@ -198,6 +205,6 @@ async fn accept(
 async fn delete(call: Call, Path(id): Path<String>) -> Answer<StatusCode> {
     let transfer = domain::get(&call.service, &call.context, &id).await?;
     call.enforce("volume:delete_transfer", &transfer.source_project_id)?;
-    domain::delete(&call.service, &transfer).await?;
+    domain::delete(&call.service, &call.context, &transfer).await?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -173,7 +173,7 @@ async fn reset_status(call: &Call, id: &str, body: &Value) -> Answer<StatusCode>
         "volume_extension:volume_admin_actions:reset_status",
         &volume.project_id,
     )?;
-    domain::reset_status(&call.service, &volume, &reset).await?;
+    domain::reset_status(&call.service, &call.context, &volume, &reset).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

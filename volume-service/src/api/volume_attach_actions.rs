@@ -85,7 +85,7 @@ async fn attach(call: &Call, id: &str, body: &Value) -> Answer<()> {
         return Err(BadInput::new("'instance_uuid' or 'host_name' is a required property").into());
     }
     let volume = volume(call, id, "volume_extension:volume_actions:attach").await?;
-    Ok(domain::attach(&call.service, &volume, attach).await?)
+    Ok(domain::attach(&call.service, &call.context, &volume, attach).await?)
 }
 
 /// The object under the action's name; null is an empty one.

@@ -119,7 +119,7 @@ pub(super) async fn update(
     let changes = body::changes(&object)?;
     let volume = domain::get(&call.service, &call.context, &id).await?;
     call.enforce("volume:update", &volume.project_id)?;
-    let details = domain::update(&call.service, volume.id, &changes).await?;
+    let details = domain::update(&call.service, &call.context, volume.id, &changes).await?;
     Ok(Json(One {
         volume: VolumeView::plain(&call, details),
     }))

@@ -190,6 +190,13 @@ pub async fn deleted_elsewhere(tx: &mut Tx, id: Uuid, project_id: &str) -> Resul
         .is_some())
 }
 
+/// The backup `id`, deleted or not.
+pub(crate) async fn even_deleted(tx: &mut Tx, id: Uuid) -> Result<Option<Backup>> {
+    let sql = format!("SELECT {COLUMNS} FROM backups WHERE id = ?");
+    let row = tx.fetch_optional(&sql, params![id]).await?;
+    row.as_ref().map(Backup::from_row).transpose()
+}
+
 /// The live backup `id`.
 pub async fn get<'a>(from: impl Into<Source<'a>>, id: Uuid) -> Result<Option<Backup>> {
     let sql = format!("SELECT {COLUMNS} FROM backups WHERE id = ? AND deleted_at IS NULL");

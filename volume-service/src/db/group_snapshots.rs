@@ -59,6 +59,13 @@ pub async fn insert(tx: &mut Tx, new: &GroupSnapshot) -> Result<()> {
     Ok(())
 }
 
+/// The group snapshot `id`, deleted or not.
+pub(crate) async fn even_deleted(tx: &mut Tx, id: Uuid) -> Result<Option<GroupSnapshot>> {
+    let sql = format!("SELECT {COLUMNS} FROM group_snapshots WHERE id = ?");
+    let row = tx.fetch_optional(&sql, params![id]).await?;
+    row.as_ref().map(GroupSnapshot::from_row).transpose()
+}
+
 /// The live group snapshot `id`.
 pub async fn get<'a>(from: impl Into<Source<'a>>, id: Uuid) -> Result<Option<GroupSnapshot>> {
     let sql = format!("SELECT {COLUMNS} FROM group_snapshots WHERE id = ? AND deleted_at IS NULL");

@@ -87,6 +87,13 @@ pub async fn insert(tx: &mut Tx, group: &Group, volume_types: &[Uuid]) -> Result
     Ok(())
 }
 
+/// The group `id`, deleted or not.
+pub(crate) async fn even_deleted(tx: &mut Tx, id: Uuid) -> Result<Option<Group>> {
+    let sql = format!("SELECT {COLUMNS} FROM volume_groups WHERE id = ?");
+    let row = tx.fetch_optional(&sql, params![id]).await?;
+    row.as_ref().map(Group::from_row).transpose()
+}
+
 /// The live group `id`.
 pub async fn get<'a>(from: impl Into<Source<'a>>, id: Uuid) -> Result<Option<Group>> {
     let sql = format!("SELECT {COLUMNS} FROM volume_groups WHERE id = ? AND deleted_at IS NULL");

@@ -106,6 +106,16 @@ pub async fn insert(tx: &mut Tx, new: NewSnapshot) -> Result<Snapshot> {
     Ok(snapshot)
 }
 
+/// The snapshot `id` and whether it is deleted.
+pub(crate) async fn even_deleted(tx: &mut Tx, id: Uuid) -> Result<Option<(Snapshot, bool)>> {
+    let sql = format!("SELECT {COLUMNS}, deleted_at FROM snapshots WHERE id = ?");
+    let Some(row) = tx.fetch_optional(&sql, params![id]).await? else {
+        return Ok(None);
+    };
+    let deleted_at: Option<i64> = row.get("deleted_at")?;
+    Ok(Some((Snapshot::from_row(&row)?, deleted_at.is_some())))
+}
+
 /// The live snapshot `id`.
 pub async fn get<'a>(from: impl Into<Source<'a>>, id: Uuid) -> Result<Option<Snapshot>> {
     let sql = format!("SELECT {COLUMNS} FROM snapshots WHERE id = ? AND deleted_at IS NULL");

@@ -173,6 +173,13 @@ pub async fn insert(tx: &mut Tx, new: NewVolume) -> Result<Volume> {
     Ok(volume)
 }
 
+/// The volume `id`, deleted or not.
+pub(crate) async fn even_deleted(tx: &mut Tx, id: Uuid) -> Result<Option<Volume>> {
+    let sql = format!("SELECT {COLUMNS} FROM volumes WHERE id = ?");
+    let row = tx.fetch_optional(&sql, params![id]).await?;
+    row.as_ref().map(Volume::from_row).transpose()
+}
+
 /// The live volume `id`.
 pub async fn get<'a>(from: impl Into<Source<'a>>, id: Uuid) -> Result<Option<Volume>> {
     let sql = format!("SELECT {COLUMNS} FROM volumes WHERE id = ? AND deleted_at IS NULL");

@@ -122,7 +122,14 @@ pub async fn create(
     let mut attachment = Attachment::reserved(current.id, request.instance_id, mode);
     attachments::insert(&mut tx, &attachment).await?;
     if let Some(connector) = request.connector.filter(|connector| !connector.is_empty()) {
+        let notices = &service.notices;
+        notices
+            .volume(&mut tx, current.id, "attach.start", context)
+            .await?;
         connect(&mut tx, &current, &mut attachment, connector).await?;
+        notices
+            .volume(&mut tx, current.id, "attach.end", context)
+            .await?;
     }
     tx.commit().await?;
     Ok(attachment)
@@ -196,8 +203,17 @@ pub async fn update(
             "duplicate connectors detected on volume {volume_id}"
         )));
     }
+    let notices = &service.notices;
+    notices
+        .volume(&mut tx, volume_id, "attach.start", context)
+        .await?;
     match connect(&mut tx, &volume, &mut attachment, connector).await {
-        Ok(()) => tx.commit().await?,
+        Ok(()) => {
+            notices
+                .volume(&mut tx, volume_id, "attach.end", context)
+                .await?;
+            tx.commit().await?;
+        }
         Err(error @ Error::Unavailable(_)) => {
             attachment.attach_status = status::ERROR_ATTACHING.to_owned();
             attachments::update(&mut tx, &attachment).await?;
@@ -377,13 +393,26 @@ pub async fn delete(
     attachment: &Attachment,
 ) -> Result<Vec<Attachment>> {
     detach_guard::check(service, context, attachment).await?;
-    let mut tx = service.database.begin().await?;
+    let (mut tx, volume_id) = (service.database.begin().await?, attachment.volume_id);
+    let notices = &service.notices;
+    // A reservation was never an attachment to anybody but us.
+    let was_attached = attachment.attach_status != status::RESERVED;
+    if was_attached {
+        notices
+            .volume(&mut tx, volume_id, "detach.start", context)
+            .await?;
+    }
     if !attachments::delete(&mut tx, attachment.id).await? {
         return Err(not_found(attachment.id));
     }
     exports::delete_of_attachment(&mut tx, attachment.id).await?;
-    settle(&mut tx, attachment.volume_id).await?;
-    let left = attachments::of_volume(&mut tx, attachment.volume_id).await?;
+    settle(&mut tx, volume_id).await?;
+    if was_attached {
+        notices
+            .volume(&mut tx, volume_id, "detach.end", context)
+            .await?;
+    }
+    let left = attachments::of_volume(&mut tx, volume_id).await?;
     tx.commit().await?;
     Ok(left)
 }

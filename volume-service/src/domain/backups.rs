@@ -430,8 +430,17 @@ async fn restore_to_new(
 }
 
 /// Writes the status without looking at the present one.
-pub async fn set_status(service: &VolumeService, id: Uuid, to: &str) -> Result<()> {
+pub async fn set_status(
+    service: &VolumeService,
+    context: &RequestContext,
+    id: Uuid,
+    to: &str,
+) -> Result<()> {
     let mut tx = service.database.begin().await?;
+    let notices = &service.notices;
+    notices
+        .backup(&mut tx, id, "reset_status.start", context)
+        .await?;
     if !Change::backup(id)
         .status(to)
         .apply(&mut tx)
@@ -440,6 +449,9 @@ pub async fn set_status(service: &VolumeService, id: Uuid, to: &str) -> Result<(
     {
         return Err(not_found(id));
     }
+    notices
+        .backup(&mut tx, id, "reset_status.end", context)
+        .await?;
     Ok(tx.commit().await?)
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use database::Tx;
+use rest::RequestContext;
 use uuid::Uuid;
 
 use super::groups::not_found;
@@ -35,7 +36,12 @@ pub struct Changes {
 }
 
 /// Writes the changes, all or none.
-pub async fn update(service: &VolumeService, group: &Group, changes: Changes) -> Result<()> {
+pub async fn update(
+    service: &VolumeService,
+    context: &RequestContext,
+    group: &Group,
+    changes: Changes,
+) -> Result<()> {
     let id = group.id;
     let both: Vec<&str> = changes
         .add
@@ -50,6 +56,8 @@ pub async fn update(service: &VolumeService, group: &Group, changes: Changes) ->
         )));
     }
     let mut tx = service.database.begin().await?;
+    let notices = &service.notices;
+    notices.group(&mut tx, id, "update.start", context).await?;
     let members = groups::members(&mut tx, id).await?;
     let mut moved = false;
     for volume in &changes.add {
@@ -82,7 +90,10 @@ pub async fn update(service: &VolumeService, group: &Group, changes: Changes) ->
         change = change.set("description = ?", description);
     }
     match change.apply(&mut tx).await? {
-        Outcome::Done => Ok(tx.commit().await?),
+        Outcome::Done => {
+            notices.group(&mut tx, id, "update.end", context).await?;
+            Ok(tx.commit().await?)
+        }
         Outcome::NotFound => Err(not_found(id)),
         Outcome::WrongState { .. } => Err(Error::invalid_group("Group status must be available.")),
     }

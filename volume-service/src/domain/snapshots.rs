@@ -220,11 +220,17 @@ pub(super) fn check_source(volume: &Volume, in_use_too: bool) -> Result<()> {
 /// Changes name and description.
 pub async fn update(
     service: &VolumeService,
+    context: &RequestContext,
     id: Uuid,
     changes: &Changes,
 ) -> Result<SnapshotDetails> {
     let mut tx = service.database.begin().await?;
+    let notices = &service.notices;
+    notices
+        .snapshot(&mut tx, id, "update.start", context)
+        .await?;
     write_changes(&mut tx, "snapshots", Kind::Snapshot, id, changes).await?;
+    notices.snapshot(&mut tx, id, "update.end", context).await?;
     let snapshot = snapshots::get(&mut tx, id)
         .await?
         .ok_or_else(|| not_found(id))?;
@@ -297,22 +303,34 @@ pub async fn delete(
     Ok(())
 }
 
-/// Writes the status (and the progress) without looking at the present one.
+/// Writes the status without looking at the present one.
 pub async fn set_status(
     service: &VolumeService,
+    context: &RequestContext,
     id: Uuid,
     to: &str,
-    progress: Option<&str>,
 ) -> Result<()> {
     let mut tx = service.database.begin().await?;
+    let notices = &service.notices;
+    notices
+        .snapshot(&mut tx, id, "reset_status.start", context)
+        .await?;
+    write_status(&mut tx, id, to, None).await?;
+    notices
+        .snapshot(&mut tx, id, "reset_status.end", context)
+        .await?;
+    Ok(tx.commit().await?)
+}
+
+async fn write_status(tx: &mut Tx, id: Uuid, to: &str, progress: Option<&str>) -> Result<()> {
     let mut change = Change::snapshot(id).status(to);
     if let Some(progress) = progress {
         change = change.set("progress = ?", progress);
     }
-    if !change.apply(&mut tx).await?.is_done() {
-        return Err(not_found(id));
+    match change.apply(tx).await?.is_done() {
+        true => Ok(()),
+        false => Err(not_found(id)),
     }
-    Ok(tx.commit().await?)
 }
 
 /// What a storage service reports of a snapshot that it makes or deletes itself.
@@ -337,7 +355,9 @@ pub async fn report_status(
             snapshot.status
         )));
     }
-    set_status(service, snapshot.id, to, progress).await
+    let mut tx = service.database.begin().await?;
+    write_status(&mut tx, snapshot.id, to, progress).await?;
+    Ok(tx.commit().await?)
 }
 
 /// Writes the user's metadata; returns all there is afterwards.

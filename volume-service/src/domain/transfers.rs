@@ -73,6 +73,7 @@ pub async fn list(service: &VolumeService, query: Query) -> Result<Rows<Transfer
 /// be told again.
 pub async fn create(
     service: &VolumeService,
+    context: &RequestContext,
     volume: &Volume,
     name: Option<String>,
     no_snapshots: bool,
@@ -94,6 +95,10 @@ pub async fn create(
     if volume.group_id.is_some() {
         return Err(in_group(volume.id));
     }
+    let notices = &service.notices;
+    notices
+        .volume(&mut tx, volume.id, "transfer.create.start", context)
+        .await?;
     let change = Change::volume(volume.id)
         .when(&[status::AVAILABLE])
         .and("group_id IS NULL", &[])
@@ -129,6 +134,9 @@ pub async fn create(
         created_at: now_us(),
     };
     transfers::insert(&mut tx, &transfer).await?;
+    notices
+        .volume(&mut tx, volume.id, "transfer.create.end", context)
+        .await?;
     tx.commit().await?;
     Ok((transfer, key))
 }
@@ -140,8 +148,16 @@ fn in_group(volume_id: Uuid) -> Error {
 }
 
 /// Withdraws an offer: the volume is `available` again.
-pub async fn delete(service: &VolumeService, transfer: &Transfer) -> Result<()> {
-    let mut tx = service.database.begin().await?;
+pub async fn delete(
+    service: &VolumeService,
+    context: &RequestContext,
+    transfer: &Transfer,
+) -> Result<()> {
+    let (mut tx, id) = (service.database.begin().await?, transfer.volume_id);
+    let notices = &service.notices;
+    notices
+        .volume(&mut tx, id, "transfer.delete.start", context)
+        .await?;
     if !transfers::end(&mut tx, transfer.id, None).await? {
         return Err(not_found(transfer.id));
     }
@@ -151,6 +167,9 @@ pub async fn delete(service: &VolumeService, transfer: &Transfer) -> Result<()> 
     if !change.apply(&mut tx).await?.is_done() {
         tracing::warn!(volume = %transfer.volume_id, "the volume of a withdrawn transfer was in another state");
     }
+    notices
+        .volume(&mut tx, id, "transfer.delete.end", context)
+        .await?;
     Ok(tx.commit().await?)
 }
 
@@ -203,6 +222,10 @@ async fn take(
     if context.project() != volume.project_id {
         check_quota(service, &mut tx, context.project(), &volume, &moved).await?;
     }
+    let notices = &service.notices;
+    notices
+        .volume(&mut tx, volume.id, "transfer.accept.start", context)
+        .await?;
     let (user_id, project_id) = (context.user_id.as_str(), context.project());
     let change = Change::volume(volume.id)
         .when(&[status::AWAITING_TRANSFER])
@@ -232,6 +255,9 @@ async fn take(
     if !transfers::end(&mut tx, transfer.id, Some(project_id)).await? {
         return Err(not_found(id));
     }
+    notices
+        .volume(&mut tx, volume.id, "transfer.accept.end", context)
+        .await?;
     Ok(tx.commit().await?)
 }
 

@@ -169,7 +169,12 @@ pub struct Reset {
 }
 
 /// Writes states without looking at the present ones. `detached` takes all attachments away.
-pub async fn reset_status(service: &VolumeService, volume: &Volume, reset: &Reset) -> Result<()> {
+pub async fn reset_status(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume: &Volume,
+    reset: &Reset,
+) -> Result<()> {
     let id = volume.id;
     let mut tx = service.database.begin().await?;
     if reset.status.as_deref() == Some(status::IN_USE)
@@ -179,6 +184,10 @@ pub async fn reset_status(service: &VolumeService, volume: &Volume, reset: &Rese
             "Cannot reset-state to in-use because volume does not have any attachments.".to_owned(),
         ));
     }
+    let notices = &service.notices;
+    notices
+        .volume(&mut tx, id, "reset_status.start", context)
+        .await?;
     if reset.attach_status.as_deref() == Some(status::DETACHED) {
         db::attachments::delete_of_volume(&mut tx, id).await?;
         db::exports::delete_of_volume(&mut tx, id).await?;
@@ -198,6 +207,9 @@ pub async fn reset_status(service: &VolumeService, volume: &Volume, reset: &Rese
     if !change.apply(&mut tx).await?.is_done() {
         return Err(volumes::not_found(id));
     }
+    notices
+        .volume(&mut tx, id, "reset_status.end", context)
+        .await?;
     Ok(tx.commit().await?)
 }
 

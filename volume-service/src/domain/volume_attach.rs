@@ -96,14 +96,26 @@ pub async fn roll_detaching(service: &VolumeService, volume_id: Uuid) -> Result<
 }
 
 /// Makes an attachment at once: volume `in-use`.
-pub async fn attach(service: &VolumeService, volume: &Volume, attach: Attach) -> Result<()> {
+pub async fn attach(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume: &Volume,
+    attach: Attach,
+) -> Result<()> {
     if volume.status == status::MAINTENANCE {
         return Err(Error::invalid_volume(
             "The volume cannot be attached in maintenance mode.",
         ));
     }
     let mut tx = service.database.begin().await?;
+    let notices = &service.notices;
+    notices
+        .volume(&mut tx, volume.id, "attach.start", context)
+        .await?;
     attach_in(&mut tx, volume.id, attach).await?;
+    notices
+        .volume(&mut tx, volume.id, "attach.end", context)
+        .await?;
     Ok(tx.commit().await?)
 }
 
@@ -205,6 +217,10 @@ pub async fn detach(
         ));
     }
     let mut tx = service.database.begin().await?;
+    let notices = &service.notices;
+    notices
+        .volume(&mut tx, volume.id, "detach.start", context)
+        .await?;
     let all = attachments::of_volume(&mut tx, volume.id).await?;
     let meant = match (attachment_id, all.as_slice()) {
         (None, [_, _, ..]) => {
@@ -223,6 +239,9 @@ pub async fn detach(
         exports::delete_unattached(&mut tx, volume.id, None).await?;
     }
     settle(&mut tx, volume.id).await?;
+    notices
+        .volume(&mut tx, volume.id, "detach.end", context)
+        .await?;
     Ok(tx.commit().await?)
 }
 

@@ -218,7 +218,12 @@ pub(crate) async fn write_changes(
 }
 
 /// Changes name, description and metadata.
-pub async fn update(service: &VolumeService, id: Uuid, changes: &Changes) -> Result<VolumeDetails> {
+pub async fn update(
+    service: &VolumeService,
+    context: &RequestContext,
+    id: Uuid,
+    changes: &Changes,
+) -> Result<VolumeDetails> {
     let mut tx = service.database.begin().await?;
     let volume = volumes::get(&mut tx, id)
         .await?
@@ -228,7 +233,10 @@ pub async fn update(service: &VolumeService, id: Uuid, changes: &Changes) -> Res
             "The volume cannot be updated during maintenance.",
         ));
     }
+    let notices = &service.notices;
+    notices.volume(&mut tx, id, "update.start", context).await?;
     write_changes(&mut tx, "volumes", Kind::Volume, id, changes).await?;
+    notices.volume(&mut tx, id, "update.end", context).await?;
     let volume = volumes::get(&mut tx, id)
         .await?
         .ok_or_else(|| not_found(id))?;

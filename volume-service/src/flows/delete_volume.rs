@@ -94,7 +94,12 @@ impl Task<DeleteVolume> for RemoveSnapshots {
         tx: &mut Tx,
     ) -> Result<(), TaskError> {
         for snapshot in snapshots::of_volume(&mut *tx, run.params.volume_id).await? {
+            let (notices, by) = (&run.ctx.notices, &run.flow);
+            notices
+                .snapshot(tx, snapshot.id, "delete.start", by)
+                .await?;
             snapshots::delete(tx, snapshot.id).await?;
+            notices.snapshot(tx, snapshot.id, "delete.end", by).await?;
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ use crate::db::{backups, group_snapshots, groups, snapshots, status, volumes};
 use crate::images;
 use crate::keys::{Key, KeyManager};
 use crate::manager::{Backend, BackupTarget, Manager, snapshot_name, volume_image_name};
+use crate::notices::Notices;
 
 pub(crate) const HOST: &str = "host@memory#volumes";
 const BLOCK_BYTES: u64 = 4096;
@@ -185,6 +186,7 @@ impl World {
             images: images::Client::new(&images.endpoint, &Tls::default(), Arc::new(StaticToken))
                 .unwrap(),
             compute: Compute::Absent,
+            notices: Notices::default(),
             keys: KeyManager::Fixed(Key::new(vec![0x5a; 32])),
         };
         configure(&mut manager);

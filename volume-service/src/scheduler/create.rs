@@ -13,6 +13,7 @@ use crate::db::placements::{self, Placement};
 use crate::db::volumes::{self, Volume};
 use crate::db::{Change, status, volume_types};
 use crate::flows::{self, CreateVolumeParams, VolumeSource};
+use crate::notices::Notices;
 
 impl Scheduler {
     /// Moves a create to the pool that suits the volume best, or ends it when none does.
@@ -40,7 +41,7 @@ impl Scheduler {
             .unwrap_or_default();
         let request = request(&mut tx, &volume, &placement).await?;
         let Some(chosen) = Plan::of(options).best(candidates, &request) else {
-            fail(&mut tx, flow, &volume).await?;
+            fail(&mut tx, &self.service.notices, flow, &volume).await?;
             release_source(&mut tx, &params).await?;
             return end(tx, flow, "NoValidBackend", "No valid backend was found").await;
         };
@@ -122,12 +123,16 @@ fn hint_ids(hint: Option<&Value>) -> Vec<Uuid> {
 }
 
 /// The volume is in error, and its owner is told why.
-async fn fail(tx: &mut Tx, flow: &Waiting, volume: &Volume) -> Result<()> {
+async fn fail(tx: &mut Tx, notices: &Notices, flow: &Waiting, volume: &Volume) -> Result<()> {
     let change = Change::volume(volume.id)
         .when(&[status::CREATING])
         .status(status::ERROR);
     change.apply(tx).await?;
     placements::delete(tx, volume.id).await?;
+    let reason = "No valid backend was found.";
+    notices
+        .not_scheduled(tx, volume.id, "create_volume", reason, &flow.info)
+        .await?;
     tell_no_backend(tx, flow, volume).await
 }
 

@@ -56,6 +56,7 @@ impl Running {
             },
             images: world.service.images.clone(),
             compute: Compute::Absent,
+            notices: world.service.notices.clone(),
             keys: world.service.keys.clone(),
         });
         manager.prepare().await.unwrap();

@@ -99,7 +99,11 @@ async fn end_task(
     let keep_h = run.ctx.options.task_time_to_live_h;
     let result = json!({"image_id": run.params.image_id});
     let result = (status == TaskStatus::Success).then_some(&result);
-    Ok(tasks::end(tx, run.flow.id, status, message, result, keep_h).await?)
+    tasks::end(tx, run.flow.id, status, message, result, keep_h).await?;
+    let notices = &run.ctx.notices;
+    Ok(notices
+        .task(tx, run.flow.id, status.as_str(), &run.flow)
+        .await?)
 }
 
 fn target<'a>(run: &'a Run<ImportImage>, id: &str) -> Result<(&'a Store, &'a Pool), TaskError> {
@@ -128,7 +132,11 @@ impl Task<ImportImage> for Begin {
     }
 
     async fn record(&self, run: &Run<ImportImage>, _: &(), tx: &mut Tx) -> Result<(), TaskError> {
-        Ok(tasks::start(tx, run.flow.id).await?)
+        tasks::start(tx, run.flow.id).await?;
+        let notices = &run.ctx.notices;
+        Ok(notices
+            .task(tx, run.flow.id, "processing", &run.flow)
+            .await?)
     }
 
     async fn revert(&self, run: &Run<ImportImage>, _: Option<&()>) -> Result<(), TaskError> {
@@ -356,6 +364,9 @@ impl Task<ImportImage> for Finish {
             held.push(store.location(pool.url(image_id)));
         }
         locations::replace_all(tx, image_id, &held).await?;
+        if run.params.method != Method::CopyImage {
+            run.ctx.notices.uploaded(tx, image_id, &run.flow).await?;
+        }
         run.ctx.grants.forget(run.flow.id);
         end_task(run, tx, TaskStatus::Success, "").await
     }
