@@ -16,13 +16,14 @@ const BLOCK_BYTES: usize = 16;
 /// Zeroes are encrypted and written in pieces of this.
 const ZERO_PIECE_BYTES: usize = 1 << 20;
 
+/// The cipher of the data, and that of the tweaks.
 enum Keys {
-    Aes128 { data: Aes128, tweak: Aes128 },
-    Aes256 { data: Aes256, tweak: Aes256 },
+    Aes128(Box<(Aes128, Aes128)>),
+    Aes256(Box<(Aes256, Aes256)>),
 }
 
 /// The cipher of sectors: `aes-xts-plain64`.
-pub struct Xts(Box<Keys>);
+pub struct Xts(Keys);
 
 impl Xts {
     /// The first half of the key encrypts data, the second the tweaks. `None`: of another size
@@ -30,17 +31,17 @@ impl Xts {
     pub(super) fn new(key: &[u8]) -> Option<Self> {
         let (data, tweak) = key.split_at(key.len() / 2);
         let keys = match key.len() {
-            32 => Keys::Aes128 {
-                data: Aes128::new_from_slice(data).ok()?,
-                tweak: Aes128::new_from_slice(tweak).ok()?,
-            },
-            64 => Keys::Aes256 {
-                data: Aes256::new_from_slice(data).ok()?,
-                tweak: Aes256::new_from_slice(tweak).ok()?,
-            },
+            32 => Keys::Aes128(Box::new((
+                Aes128::new_from_slice(data).ok()?,
+                Aes128::new_from_slice(tweak).ok()?,
+            ))),
+            64 => Keys::Aes256(Box::new((
+                Aes256::new_from_slice(data).ok()?,
+                Aes256::new_from_slice(tweak).ok()?,
+            ))),
             _ => return None,
         };
-        Some(Xts(Box::new(keys)))
+        Some(Xts(keys))
     }
 
     /// Encrypts whole sectors in place; `sector` is the number of the first.
@@ -54,9 +55,9 @@ impl Xts {
 
     fn each(&self, first: u64, data: &mut [u8], encrypts: bool) {
         for (number, sector) in (first..).zip(data.chunks_exact_mut(SECTOR_BYTES)) {
-            match self.0.as_ref() {
-                Keys::Aes128 { data, tweak } => crypt(data, tweak, number, sector, encrypts),
-                Keys::Aes256 { data, tweak } => crypt(data, tweak, number, sector, encrypts),
+            match &self.0 {
+                Keys::Aes128(keys) => crypt(&keys.0, &keys.1, number, sector, encrypts),
+                Keys::Aes256(keys) => crypt(&keys.0, &keys.1, number, sector, encrypts),
             }
         }
     }
@@ -161,7 +162,7 @@ impl ImageHandle for Encrypted {
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         self.check(offset, data.len() as u64)?;
         let skipped = (offset % SECTOR_BYTES as u64) as usize;
-        if skipped == 0 && data.len() % SECTOR_BYTES == 0 {
+        if skipped == 0 && data.len().is_multiple_of(SECTOR_BYTES) {
             return self
                 .write_sectors(offset / SECTOR_BYTES as u64, data.to_vec())
                 .await;
