@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use storage::embedded::{EmbeddedStore, Progress};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,7 @@ use crate::store_calls::{Answer, Call};
 
 /// The socket's name in the folder of the store.
 pub const SOCKET: &str = "control.sock";
+const BACKLOG: u32 = 16;
 const LONGEST_CALL_BYTES: u64 = 64 << 10;
 /// How long a caller may take to say what it wants.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,9 +60,11 @@ fn listen(path: &PathBuf) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(path)?;
+    // Before listening: nobody can connect while the mode is still the umask's.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    socket.listen(BACKLOG)
 }
 
 async fn serve(listener: UnixListener, store: Arc<EmbeddedStore>, stop: &CancellationToken) {

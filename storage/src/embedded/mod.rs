@@ -15,7 +15,7 @@
 //! | [`shard`], [`request`], [`reading`], [`log`], [`growth`], [`give_back`] | the machine that carries them out |
 //! | [`checkpoint`], [`recovery`], [`replay`] | what is saved now and then, and how a start goes on from it |
 //! | [`catalogue`], [`plans`], [`records`], [`apply`] | pools, images, snapshots, clones; calls, and the records that carry them out |
-//! | [`tree`], [`walk`], [`pages`] | the maps of images, and their cache |
+//! | [`tree`], [`mapping`], [`walk`], [`pages`] | the maps of images, their changes, and their cache |
 //! | [`space`] | which units are in use, and how often |
 //! | [`check`] | whether all of that is so |
 //! | [`scan`], [`scrub`], [`usage`], [`defragment`] | long walks beside everything else |
@@ -36,6 +36,7 @@ mod growth;
 mod handle;
 mod images;
 mod log;
+mod mapping;
 mod open;
 mod pages;
 mod plans;

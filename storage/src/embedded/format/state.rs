@@ -34,7 +34,10 @@ fn take_root(fields: &mut Fields<'_>) -> Option<Root> {
         height: fields.u8()?,
         mapped: fields.u64()?,
     };
-    let sound = root.page < MAX_UNITS && root.height <= 7 && (root.page == 0 || root.height > 0);
+    let sound = root.page < MAX_UNITS
+        && root.height <= 7
+        && (root.page == 0 || root.height > 0)
+        && root.mapped <= MAX_UNITS;
     sound.then_some(root)
 }
 
