@@ -322,8 +322,8 @@ class DataPath:
         ours = figures(program, "measure", str(store), str(max(self.rounds, 5)))
         shutil.rmtree(store)
 
-        def row(figure: str, call: str, against: str, theirs: float, at_least: float, unit: str = "ms") -> None:
-            self.rows.append(Row(figure, against, at_least, unit, True, [ours[call]], [theirs]))
+        def row(figure: str, call: str, against: str, theirs: float, at_least: float | None, unit: str = "ms") -> None:
+            self.rows.append(Row(figure, against, at_least, unit, True, [ours[call]], [theirs] if theirs else []))
 
         for call in ("snapshot", "clone"):
             row(f"{call} of {wide} GiB", f"{call}_wide_ms", "2 GiB image", ours[f"{call}_small_ms"], 0.5)
@@ -332,9 +332,9 @@ class DataPath:
         row(f"delete of {full} GiB", "delete_ms", "2 ms", 2.0, 1.0)
         row(f"4k write p99 while {full} GiB are deleted", "write_p99_during_us", "before", ours["write_p99_before_us"], 0.5, "µs")
         row(f"start after a crash, {wide + full} GiB mapped", "open_after_crash_ms", "5 s", 5000.0, 1.0)
-        row(f"{images} images opened, {snapshots} snapshots", "open_images_ms", "-", 0.0, None)
+        row(f"{images} images opened, {snapshots} snapshots", "open_images_ms", "", 0.0, None)
         row(f"one more snapshot among {snapshots}", "snapshot_among_all_ms", "2 ms", 2.0, None)
-        row(f"resident memory, {wide + full} GiB mapped", "resident_mib", "-", 0.0, None, "MiB")
+        row(f"resident memory, {wide + full} GiB mapped", "resident_mib", "", 0.0, None, "MiB")
         self.notes.append("big store, all figures: " + json.dumps(made | ours))
 
     def remarks(self) -> None:
