@@ -9,8 +9,8 @@
 //! for all of them; then everything that was ordered is handed to the kernel in one call, which
 //! returns when something has happened.
 //!
-//! **Promises.** A lane never waits for a lock while completions lie in its ring: [`lock`] goes
-//! on handing them over, so whoever holds the lock may wait for them. Waiting costs no processor
+//! **Promises.** A lane never just waits for a lock: [`lock`] goes on with files' orders and ends,
+//! so whoever holds the lock may wait for them. Waiting costs no processor
 //! time, except that a lane whose last waits were short looks out for the next event for at most
 //! [`MOST_LOOKOUT`] before it sleeps: a sleep costs more than that.
 
@@ -197,12 +197,17 @@ pub(crate) fn defer(work: &Arc<impl Deferred + 'static>) -> bool {
     }
 }
 
-/// Hands over what the files have done, and waits for that up to `most`. False: this thread is
+/// Goes on with files' orders and ends, and waits for an end up to `most`. False: this thread is
 /// no lane.
 pub(crate) fn attend(most: Duration) -> bool {
     match current() {
         Some(core) => {
-            core.ring.borrow_mut().wait(Some(most));
+            // Whoever is waited for may have sent them.
+            let orders = core.mailbox.take_orders();
+            let mut ring = core.ring.borrow_mut();
+            orders.into_iter().for_each(|order| ring.order(order));
+            ring.wait(Some(most));
+            drop(ring);
             core.take_events();
             true
         }
@@ -210,7 +215,7 @@ pub(crate) fn attend(most: Duration) -> bool {
     }
 }
 
-/// Locks. On a lane, completions are handed over while it waits.
+/// Locks. On a lane, files' orders and ends go on while it waits.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> LockResult<MutexGuard<'_, T>> {
     if !is_lane() {
         return mutex.lock();

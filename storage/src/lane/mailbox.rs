@@ -70,6 +70,14 @@ impl Mailbox {
             .then(|| std::mem::take(&mut *self.lock()))
     }
 
+    /// Only the orders; the rest stays.
+    pub fn take_orders(&self) -> Vec<FileOrder> {
+        match self.is_full() {
+            true => std::mem::take(&mut self.lock().orders),
+            false => Vec::new(),
+        }
+    }
+
     /// False: there is mail, so this is no time to sleep.
     pub fn fall_asleep(&self) -> bool {
         self.asleep.store(true, Ordering::SeqCst);

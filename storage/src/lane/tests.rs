@@ -113,27 +113,37 @@ async fn whoever_holds_a_lock_may_wait_for_files_of_a_lane_that_wants_it() {
     let lanes = Lanes::start(None).unwrap();
     let file = Arc::new(tempfile::tempfile().unwrap());
     let (heard, hears) = mpsc::channel();
-    let owner = Arc::new(Hearer(Mutex::new(heard)));
+    let owner: Arc<dyn FileOwner> = Arc::new(Hearer(Mutex::new(heard)));
+    let order = |tag| FileOrder {
+        tag,
+        file: Arc::clone(&file),
+        offset: 0,
+        action: FileAction::Write(BytesMut::from(&b"data"[..])),
+        owner: Arc::clone(&owner),
+    };
     let mutex = Arc::new(Mutex::new(()));
     let held = mutex.lock().unwrap();
-    let (wanted, inner) = (Arc::clone(&mutex), Arc::clone(&file));
-    let running = lanes.spawn(async move {
-        let mut orders = vec![FileOrder {
-            tag: 7,
-            file: inner,
-            offset: 0,
-            action: FileAction::Write(BytesMut::from(&b"data"[..])),
-            owner,
-        }];
-        current().unwrap().ring.borrow_mut().order(orders.remove(0));
-        drop(lock(&wanted).unwrap());
-    });
-    // The lane waits for the lock by now, or soon.
-    let done = tokio::task::block_in_place(|| hears.recv()).unwrap();
-    assert!(done.tag == 7 && done.result.is_ok());
+    let waiting: Vec<Running> = (0..lanes.lanes.len() as u64)
+        .map(|tag| {
+            let (wanted, own) = (Arc::clone(&mutex), order(tag));
+            lanes.spawn(async move {
+                current().unwrap().ring.borrow_mut().order(own);
+                drop(lock(&wanted).unwrap());
+            })
+        })
+        .collect();
+    // All lanes wait for the lock by now, or soon.
+    let wait = || tokio::task::block_in_place(|| hears.recv()).unwrap();
+    for _ in &waiting {
+        assert!(wait().result.is_ok());
+    }
+    lanes.carry_out(&mut vec![order(1000)]);
+    let done = wait();
+    assert!(done.tag == 1000 && done.result.is_ok());
     drop(held);
-    running.await;
-    assert_eq!(file.metadata().unwrap().len(), 4);
+    for running in waiting {
+        running.await;
+    }
 }
 
 #[tokio::test]
