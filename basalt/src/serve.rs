@@ -292,14 +292,19 @@ async fn open_stores(
     config: &Config,
     data_dir: &DataDir,
 ) -> Result<(Stores, Vec<(PathBuf, Arc<EmbeddedStore>)>)> {
+    let map_cache_mib: usize = config.integer("store", "map_cache_mib")?;
+    let options = EmbeddedOptions {
+        map_cache_bytes: map_cache_mib << 20,
+        ..EmbeddedOptions::default()
+    };
     let folder = data_dir.join("store");
-    let node = open_store(folder.clone()).await?;
+    let node = open_store(folder.clone(), &options).await?;
     let mut embedded = vec![(folder, Arc::clone(&node))];
     let mut own = BTreeMap::new();
     for folder in backends::store_folders(config)? {
         let path = data_dir.path().join(&folder);
         let nbd_socket = path.join("nbd.sock");
-        let store = open_store(path.clone()).await?;
+        let store = open_store(path.clone(), &options).await?;
         embedded.push((path, Arc::clone(&store)));
         own.insert(folder, OwnStore { store, nbd_socket });
     }
@@ -334,8 +339,9 @@ async fn connect(reach: Reach) -> Result<Cluster> {
     })
 }
 
-async fn open_store(folder: PathBuf) -> Result<Arc<EmbeddedStore>> {
-    let open = move || EmbeddedStore::open(&folder, EmbeddedOptions::default());
+async fn open_store(folder: PathBuf, options: &EmbeddedOptions) -> Result<Arc<EmbeddedStore>> {
+    let options = options.clone();
+    let open = move || EmbeddedStore::open(&folder, options);
     let opened = tokio::task::spawn_blocking(open).await;
     Ok(opened.map_err(|error| Error::Start(error.to_string()))??)
 }

@@ -17,10 +17,13 @@ pub mod embedded;
 pub mod memory;
 pub mod nbd;
 
+mod aligned;
 mod error;
+mod lane;
 mod store;
 
 pub use error::{Error, Result};
+pub use lane::Lanes;
 pub use store::{
     Capacity, Change, Extent, ExtentKind, ImageHandle, ImageInfo, ImageSpec, ImageStore,
     MAX_IMAGE_BYTES, MAX_METADATA_BYTES, MAX_OBJECT_BYTES, MAX_READ_BYTES, SnapshotInfo,

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Lanes, Result};
 
 /// `pool/image`. Names are those of Cinder, Glance and Nova on Ceph (`volume-<id>`, …).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -116,6 +116,11 @@ pub trait ImageStore: Send + Sync + 'static {
 
     /// Whether [`ImageStore::flatten`] copies no data and returns in constant time.
     fn flattens_instantly(&self) -> bool;
+
+    /// Threads on which connections to this store are served best.
+    fn lanes(&self) -> Option<&Lanes> {
+        None
+    }
 
     /// What there is room for in a pool. Engines whose pools share all room answer the store's.
     async fn capacity(&self, pool: &str) -> Result<Capacity>;

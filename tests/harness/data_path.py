@@ -22,7 +22,17 @@ from .server import Basalt
 
 CONFIG = "[DEFAULT]\nquota_volumes = -1\nquota_snapshots = -1\nquota_gigabytes = -1\n[basalt]\nrbd_max_clone_depth = 64\n"
 
-# figure, job, at least this times qemu-nbd on a raw file
+SEQUENTIAL_READ = Job("read", "1m", 16)
+RAW = "qemu-nbd raw"
+
+# figure, job, at least this times qemu-nbd on a raw file; in this order on the same volumes: first
+# what needs them written in order, then what scatters their blocks
+WRITTEN_IN_ORDER = [
+    ("1 MiB sequential read, written in order", SEQUENTIAL_READ, 0.95),
+    ("64k random read QD16, written in order", Job("randread", "64k", 16), 1.0),
+    ("1 MiB sequential write QD16", Job("write", "1m", 16), 1.0),
+    ("64k random write QD16", Job("randwrite", "64k", 16), 1.0),
+]
 STEADY = [
     ("4k random write QD32", Job("randwrite"), 1.7),
     ("4k random write QD32, flush every 32", Job("randwrite", flush_every=32), 1.6),
@@ -30,13 +40,11 @@ STEADY = [
     ("4k random write QD1, flush each", Job("randwrite", depth=1, flush_every=1), 1.1),
     ("4k random read QD32", Job("randread"), 1.0),
     ("4k random read QD1", Job("randread", depth=1), 1.2),
-    ("64k random read QD16", Job("randread", "64k", 16), 1.0),
-    ("64k random write QD16", Job("randwrite", "64k", 16), 1.0),
 ]
-SEQUENTIAL_WRITE = ("1 MiB sequential write QD16", Job("write", "1m", 16), 1.0)
-SEQUENTIAL_READ = Job("read", "1m", 16)
-FRESH = ("1 MiB sequential read, written in order", SEQUENTIAL_READ, 0.95)
-SCATTERED = ("1 MiB sequential read after a random overwrite", SEQUENTIAL_READ, 0.55)
+SCATTERED = [
+    ("1 MiB sequential read after a random overwrite", SEQUENTIAL_READ, 0.55),
+    ("64k random read QD16 after a random overwrite", Job("randread", "64k", 16), None),
+]
 
 
 @dataclass
@@ -78,6 +86,8 @@ class DataPath:
         self.folder = server.folder / "peers"
         self.folder.mkdir()
         self.rows: list[Row] = []
+        # How long qemu-img takes to map an overlay.
+        self.map_ms = 0.0
         self.notes: list[str] = []
 
     # Resources --------------------------------------------------------------------------
@@ -123,27 +133,27 @@ class DataPath:
         with qemu_nbd(self.folder, raw) as peer:
             self.fill(peer.address)
             sides = (self.address(volume), peer.address)
-            self.compare(FRESH, sides)
-            self.compare(SEQUENTIAL_WRITE, sides)
-            for figure in STEADY:
+            for figure in WRITTEN_IN_ORDER + STEADY:
                 self.compare(figure, sides)
             for side in sides:
                 fio.run(side, Job("randwrite", bytes=self.size), self.size)
-            self.compare(SCATTERED, sides)
+            for figure in SCATTERED:
+                self.compare(figure, sides)
         self.limits(raw)
         self.first_touch(volume, raw)
         self.clones(volume)
         self.deletes()
         self.calls(volume, raw)
-        self.not_measured()
+        self.big()
+        self.remarks()
 
     def say(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
-    def compare(self, figure: tuple[str, Job, float], sides: tuple[str, str]) -> None:
+    def compare(self, figure: tuple[str, Job, float | None], sides: tuple[str, str]) -> None:
         name, job, at_least = figure
         self.say(name)
-        row = Row(name, "qemu-nbd raw", at_least, "MiB/s" if job.block == "1m" else "IOPS")
+        row = Row(name, RAW, at_least, "MiB/s" if job.block == "1m" else "IOPS")
         for number in range(self.rounds):
             # Whoever goes first finds the disk as the other left it: take turns.
             order = (0, 1) if number % 2 == 0 else (1, 0)
@@ -247,38 +257,20 @@ class DataPath:
         self.delete("volumes", foreground)
 
     def calls(self, volume: str, raw: Path) -> None:
-        """Snapshot, clone, flatten, diff and export: the store's calls without a service around them."""
-        self.say("snapshot, clone, flatten, diff")
-        wide_gib = 64 if self.short else 1024
-        wide = self.create("volumes", size=wide_gib)
-        # One block of data in each 4 MiB.
-        holes = Job("write:4092K", "4k", 32, bytes=wide_gib * 256 * 4096)
-        fio.run(self.address(wide), holes, wide_gib * GIB)
-        small = self.create("volumes", size=2)
-        self.fill(self.address(small), 2 * GIB if not self.short else self.size)
-        snapshots = {identity: self.create("snapshots", volume_id=identity) for identity in (volume, wide, small)}
+        """Space, flatten, diff and export: the store's calls without a service around them."""
+        self.say("space, flatten, diff, export")
+        snapshot = self.create("snapshots", volume_id=volume)
         used_before = self.server_usage()
         fio.run(self.address(volume), Job("randwrite", bytes=self.diff), self.size, seed=7)
         self.rows.append(Row(f"space of {self.diff // MIB} MiB in 4k blocks", "written MiB × 1.3 + 64", 1.0, "MiB", smaller=True,
                              ours=[(self.server_usage() - used_before) / MIB], theirs=[self.diff / MIB * 1.3 + 64]))
-        self.server.kill()
-        self.rows.append(Row(f"start after kill -9, {wide_gib} GiB mapped", "5 s", 1.0, "s", smaller=True, ours=[self.server.start()], theirs=[5.0]))
         self.server.stop()
-        taken = {identity: self.call_times(identity, snapshots[identity]) for identity in (volume, wide, small)}
-        for call in ("snapshot", "clone"):
-            self.rows.append(Row(f"{call} of {wide_gib} GiB with data everywhere", "2 GiB image", 0.5, "ms", smaller=True,
-                                 ours=[taken[wide][f"{call}_ms"]], theirs=[taken[small][f"{call}_ms"]]))
-            self.rows.append(Row(f"{call} of {wide_gib} GiB with data everywhere", "2 ms", 1.0, "ms", smaller=True,
-                                 ours=[taken[wide][f"{call}_ms"]], theirs=[2.0]))
-        self.qemu_calls(taken[volume], raw)
+        self.qemu_calls(self.call_times(volume, snapshot), raw)
 
     def call_times(self, volume: str, snapshot: str) -> dict[str, float]:
         command = [str(prepare.example("store_calls")), str(self.server.data / "store"),
                    f"volumes/volume-{volume}@snapshot-{snapshot}", str(self.rounds), str(self.folder / "exported.diff")]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)}: {result.stderr}")
-        return json.loads(result.stdout)
+        return figures(*command)
 
     def qemu_calls(self, ours: dict[str, float], raw: Path) -> None:
         """The like of them with qemu-img, on an overlay of as many random blocks."""
@@ -300,6 +292,7 @@ class DataPath:
                 tool(*command)
                 row.theirs.append((time.monotonic() - began) * 1000)
             self.rows.append(row)
+        self.map_ms = statistics.median(rows[0][0].theirs)
         self.flatten_row(ours)
 
     def flatten_row(self, ours: dict[str, float]) -> None:
@@ -319,15 +312,46 @@ class DataPath:
         """Bytes that the store takes on the file system."""
         return sum(path.stat().st_blocks * 512 for path in (self.server.data / "store").rglob("*") if path.is_file())
 
-    def not_measured(self) -> None:
+    def big(self) -> None:
+        """Images beyond this disk: real maps over a device that does not keep the data."""
+        wide, full, images, snapshots = (64, 8, 100, 1000) if self.short else (1024, 100, 1000, 100_000)
+        self.say(f"{wide} GiB and {full} GiB with data in every block, {images} images, {snapshots} snapshots")
+        program = str(prepare.example("big_store", "eliding-disk"))
+        store = self.folder / "big"
+        made = figures(program, "make", str(store), str(wide), str(full), str(images), str(snapshots))
+        ours = figures(program, "measure", str(store), str(max(self.rounds, 5)))
+        shutil.rmtree(store)
+
+        def row(figure: str, call: str, against: str, theirs: float, at_least: float | None, unit: str = "ms") -> None:
+            self.rows.append(Row(figure, against, at_least, unit, True, [ours[call]], [theirs] if theirs else []))
+
+        for call in ("snapshot", "clone"):
+            row(f"{call} of {wide} GiB", f"{call}_wide_ms", "2 GiB image", ours[f"{call}_small_ms"], 0.5)
+            row(f"{call} of {wide} GiB", f"{call}_wide_ms", "2 ms", 2.0, 1.0)
+        row(f"diff of 64 MiB in {full} GiB full", "diff_ms", f"qemu-img map, {self.size // MIB} MiB", self.map_ms, 3.0)
+        row(f"delete of {full} GiB", "delete_ms", "2 ms", 2.0, 1.0)
+        row(f"4k write p99 while {full} GiB are deleted", "write_p99_during_us", "before", ours["write_p99_before_us"], 0.5, "µs")
+        row(f"start after a crash, {wide + full} GiB mapped", "open_after_crash_ms", "5 s", 5000.0, 1.0)
+        row(f"{images} images opened, {snapshots} snapshots", "open_images_ms", "", 0.0, None)
+        row(f"one more snapshot among {snapshots}", "snapshot_among_all_ms", "2 ms", 2.0, None)
+        row(f"resident memory, {wide + full} GiB mapped", "resident_mib", "", 0.0, None, "MiB")
+        self.notes.append("big store, all figures: " + json.dumps(made | ours))
+
+    def remarks(self) -> None:
         self.notes += [
-            f"1 TiB and 100 GiB of data do not fit here: the wide image has one 4 KiB block in each 4 MiB, the diff and the delete are of {self.size // MIB} MiB",
-            "snapshot, clone, flatten, diff and export are the store's calls, timed without HTTP and journal (tests/bench control-plane has those)",
+            "the figures of images beyond the disk are of a real map, log and checkpoints over a device that does not keep the data (example big_store)",
+            "snapshot, clone, flatten, diff, export and delete are the store's calls, timed without HTTP and journal (tests/bench control-plane has those)",
             "space is what the file system holds for the store, preallocation included",
-            "sequential read after defragmentation, 1,000 open images and 100,000 snapshots are not measured",
         ]
         if not nbd_peers.drop_caches():
             self.notes.append("the page cache could not be dropped before reads")
+
+
+def figures(*command: str) -> dict[str, float]:
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {result.stderr}")
+    return json.loads(result.stdout)
 
 
 def measure(folder: Path | None, rounds: int, size_gib: int, short: bool) -> tuple[list[Row], list[str]]:

@@ -88,9 +88,10 @@ def build() -> Path:
     return BINARY
 
 
-def example(name: str) -> Path:
+def example(name: str, features: str = "") -> Path:
     """An example program of the store, built like the release binary."""
     command = ["cargo", "build", "--release", "--locked", "--quiet", "-p", "storage", "--example", name]
+    command += ["--features", features] if features else []
     if subprocess.run(command, cwd=ROOT).returncode:
         sys.exit(f"the example {name} was not built")
     return ROOT / "target" / "release" / "examples" / name

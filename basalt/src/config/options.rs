@@ -270,6 +270,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("barbican", "barbican_endpoint", Text, "", "URL of the key manager API. Without it, volumes of encrypted types are refused."),
     option("barbican", "verify_ssl", Boolean, "true", "Believe no certificate of Barbican that is not signed by a known authority."),
     option("barbican", "verify_ssl_path", Text, "", "Authorities that sign Barbican's certificate; the system's unless set."),
+    option("store", "map_cache_mib", Integer(16, 1_048_576), "256", "Memory for the maps of images, for each store; what does not fit is read from the disk again."),
     option("nbd", "unix_socket", Text, "", "Path of the NBD socket; DIR/nbd.sock unless set."),
     option("nbd", "tcp_listen", Text, "", "address:port that serves NBD as well."),
     option("nbd", "unix_access", Choice(&["open", "attached"]), "open", "Who opens the socket (it is this user's alone) reads and writes every volume, or only with the name that an attachment was given."),

@@ -4,15 +4,18 @@
 //! A write that was answered may still be lost, torn (at 512 bytes) or reordered by a power loss,
 //! until a [`Action::Sync`] that was submitted after the answer has been answered itself.
 
+#[cfg(feature = "eliding-disk")]
+pub(super) mod eliding;
 pub(super) mod pool;
 pub(super) mod real;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod simulated;
-pub(super) mod uring;
 
 use std::io;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+
+pub(crate) use crate::lane::Done;
 
 /// A file of the store's folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,10 +38,12 @@ impl FileId {
     }
 }
 
-/// What to do. Buffers are aligned and whole units long, and come back with the answer.
+/// What to do. Buffers are aligned and whole units long; a single one comes back with the answer.
 #[derive(Debug)]
 pub(crate) enum Action {
     Write(BytesMut),
+    /// Writes buffers one behind another.
+    Gather(Vec<Bytes>),
     /// Reads this many bytes into the empty buffer.
     Read(BytesMut, usize),
     /// What was written and answered before is durable when this is answered.
@@ -70,13 +75,6 @@ pub(crate) struct Io {
     pub(crate) file: FileId,
     pub(crate) offset: u64,
     pub(crate) action: Action,
-}
-
-#[derive(Debug)]
-pub(crate) struct Done {
-    pub(crate) tag: u64,
-    pub(crate) result: io::Result<()>,
-    pub(crate) buffer: BytesMut,
 }
 
 pub(crate) trait Disk: Send {

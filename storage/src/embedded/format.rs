@@ -194,7 +194,8 @@ mod tests {
         fn batches_come_back(records in prop::collection::vec(record(), 0..30), numbers in any::<[u64; 4]>(), flip in any::<(usize, u8)>()) {
             let [epoch, sequence, next, durable] = numbers;
             let header = BatchHeader { epoch, sequence, next, durable, records };
-            let bytes = header.to_bytes(0);
+            let mut bytes = bytes::BytesMut::new();
+            header.put(&mut bytes);
             let length = BatchHeader::length(&bytes, epoch, sequence).unwrap();
             prop_assert_eq!(header_units(length - 48), (bytes.len() / UNIT_BYTES) as u64);
             prop_assert_eq!(BatchHeader::from_bytes(&bytes), Some(header));

@@ -62,7 +62,9 @@ pub fn parse(bytes: &[u8]) {
         batch[40..44].copy_from_slice(&length.to_le_bytes());
         seal(&mut batch, 4);
         if let Some(found) = BatchHeader::from_bytes(&batch) {
-            let again = BatchHeader::from_bytes(&found.to_bytes(0));
+            let mut bytes = bytes::BytesMut::new();
+            found.put(&mut bytes);
+            let again = BatchHeader::from_bytes(&bytes);
             assert_eq!(again, Some(found));
         }
     }

@@ -191,7 +191,8 @@ impl Shard {
                 || !self.to_release.is_empty()
                 || self.checkpoint.is_running());
         if hope || !self.state.trees.drops.is_empty() || !self.log.in_flight.is_empty() {
-            self.checkpoint.wanted = true;
+            // One that cannot be made is not waited for.
+            self.checkpoint.wanted |= !self.checkpoint.cannot_grow;
             return Ok(Verdict::Wait);
         }
         Ok(Verdict::Refuse)

@@ -9,9 +9,10 @@ use futures_util::future::try_join_all;
 
 use super::buffer::UNIT_BYTES;
 use super::open::Shared;
-use super::reading::{WRONG, describe};
+use super::reading::{BORROWED_BYTES, WRONG, describe};
 use super::request::{Change, Content, List, Part, Patch, Read, ReadTo, Request, parts};
 use super::walk::{Listing, Walk};
+use crate::aligned::Borrowed;
 use crate::store::{check_limit, check_range, check_read};
 use crate::{Error, Extent, ImageHandle, Result};
 
@@ -63,7 +64,7 @@ impl Handle {
 
 /// Reads any bytes of an image or a snapshot, and checks them.
 pub(super) async fn read(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     (image, snapshot): (u64, Option<u64>),
     name: &str,
     offset: u64,
@@ -92,7 +93,10 @@ pub(super) async fn read(
         });
     }
     let start = (offset - block * UNIT) as usize;
-    let data = blocks.data.freeze();
+    let data = match blocks.data.len() {
+        BORROWED_BYTES.. => Borrowed::bytes(blocks.data, &shared.spares),
+        _ => blocks.data.freeze(),
+    };
     Ok(data.slice(start..start + length))
 }
 

@@ -18,7 +18,7 @@ use super::walk::{Listing, Walk};
 use crate::store::{check_length, check_limit, check_name, check_size};
 use crate::{
     Capacity, Change as DiffChange, Error, Extent, ImageHandle, ImageInfo, ImageSpec, ImageStore,
-    MAX_METADATA_BYTES, MAX_OBJECT_BYTES, Result, SnapshotSpec,
+    Lanes, MAX_METADATA_BYTES, MAX_OBJECT_BYTES, Result, SnapshotSpec,
 };
 
 const UNIT: u64 = UNIT_BYTES as u64;
@@ -103,6 +103,10 @@ impl ImageStore for EmbeddedStore {
 
     fn flattens_instantly(&self) -> bool {
         true
+    }
+
+    fn lanes(&self) -> Option<&Lanes> {
+        self.shared.lanes.as_deref()
     }
 
     async fn capacity(&self, _pool: &str) -> Result<Capacity> {

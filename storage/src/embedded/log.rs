@@ -5,19 +5,31 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use super::buffer::UNIT_BYTES;
-use super::disk::{Action, FileId};
+use super::disk::FileId;
 use super::format::Unit;
 use super::format::batch::{BatchHeader, ROOM_BYTES, header_units};
 use super::growth::Promise;
 use super::pages::Stop;
 use super::records::{CatalogueChange, Record};
 use super::request::{Change, Part, Patch, Plan, Read, ReadTo, Reply, Request};
+use super::runs::Runs;
 use super::shard::{Shard, Tag, place};
 use super::space::Open;
+use crate::aligned::{Spares, is_aligned};
 use crate::{Error, Result};
 
-/// Batches that are written at the same time. While they are, more changes gather.
+/// Data from this length on is written from where it is; shorter data is copied together.
+const GATHER_BYTES: usize = 32 << 10;
+/// Buffers from this size on are used again.
+const KEPT_BYTES: usize = 64 << 10;
+/// Short batches that are written at the same time. While they are, more changes gather: fewer
+/// and longer writes cost less.
 const MOST_IN_FLIGHT: usize = 2;
+/// A batch of so many changes or units is long enough, and need not wait for more: it keeps the
+/// disk busy while others are received.
+const LONG_CHANGES: usize = 8;
+const LONG_UNITS: u64 = 64;
+const MOST_LONG_IN_FLIGHT: usize = 8;
 
 /// What is answered when a batch has taken effect.
 pub(super) struct Finished {
@@ -55,6 +67,8 @@ pub(super) struct Log {
     pub(super) durable: u64,
     /// Units that batches took since the last checkpoint began.
     pub(super) units: u64,
+    /// Memory of batches that are written.
+    pub(super) spares: Spares,
 }
 
 impl Log {
@@ -69,6 +83,7 @@ impl Log {
             in_flight: VecDeque::new(),
             durable: sequence,
             units: 0,
+            spares: Spares::default(),
         }
     }
 
@@ -115,6 +130,7 @@ pub(super) struct PatchJob {
 struct Filling {
     records: Vec<Record>,
     record_bytes: usize,
+    units: u64,
     /// Runs of units with their data, in order.
     data: Vec<(Unit, Bytes)>,
     finished: Vec<Finished>,
@@ -317,11 +333,26 @@ impl Shard {
     }
 
     pub(super) fn build_batches(&mut self) {
-        while self.log.in_flight.len() < MOST_IN_FLIGHT && self.stopped.is_none() {
+        while self.may_begin_batch() && self.stopped.is_none() {
             if !self.admit() || !self.build_batch() {
                 return;
             }
         }
+    }
+
+    fn may_begin_batch(&self) -> bool {
+        let in_flight = self.log.in_flight.len();
+        in_flight < MOST_IN_FLIGHT || in_flight < MOST_LONG_IN_FLIGHT && self.has_long_batch()
+    }
+
+    fn has_long_batch(&self) -> bool {
+        let mut units = 0;
+        let mut waiting = self.queue.iter().take(LONG_CHANGES);
+        let full = waiting.any(|change| {
+            units += change.units();
+            units >= LONG_UNITS
+        });
+        full || self.queue.len() >= LONG_CHANGES
     }
 
     /// False: nothing could be built.
@@ -360,7 +391,8 @@ impl Shard {
             Some(_) => Record::data_bytes(1) + then,
             None => then,
         };
-        filling.records.is_empty() || filling.record_bytes + least <= ROOM_BYTES
+        let fits = filling.units < LONG_UNITS && filling.record_bytes + least <= ROOM_BYTES;
+        filling.records.is_empty() || fits
     }
 
     /// Moves as much of the change as there is room for; answers the rest.
@@ -421,6 +453,7 @@ impl Shard {
             let Some((unit, count)) = taken else {
                 return Some(Part::Data { block, data, crcs });
             };
+            filling.units += count;
             let later = crcs.split_off(count as usize);
             let now = std::mem::replace(&mut crcs, later);
             filling.record_bytes += Record::data_bytes(now.len());
@@ -469,35 +502,35 @@ impl Shard {
             durable: self.log.durable,
             records: filling.records,
         };
-        let data_bytes = filling.data.iter().map(|(_, data)| data.len()).sum();
-        let mut buffer = header.to_bytes(data_bytes);
-        let mut runs = vec![(self.log.next, buffer.len())];
-        for (unit, data) in &filling.data {
-            buffer.extend_from_slice(data);
-            match runs.last_mut() {
-                Some((start, length)) if *start + (*length / UNIT_BYTES) as u64 == *unit => {
-                    *length += data.len();
-                }
-                _ => runs.push((*unit, data.len())),
+        let copied = |data: &Bytes| data.len() < GATHER_BYTES || !is_aligned(data);
+        let copied_bytes = filling.data.iter().map(|(_, data)| data);
+        let copied_bytes = copied_bytes
+            .filter(|data| copied(data))
+            .map(Bytes::len)
+            .sum::<usize>();
+        let header_bytes = self.log.next_units as usize * UNIT_BYTES;
+        let mut buffer = self.log.spares.take(header_bytes + copied_bytes);
+        header.put(&mut buffer);
+        let mut runs = Runs::new(self.log.next, buffer);
+        for (unit, data) in filling.data {
+            match copied(&data) {
+                true => runs.copy(unit, &data),
+                false => runs.gather(unit, data),
             }
         }
-        self.log.units += (buffer.len() / UNIT_BYTES) as u64;
+        let runs = runs.into_writes();
         let mut chunks = Vec::with_capacity(1);
         let pieces_left = runs.len();
-        for (unit, length) in runs {
-            let piece = match length == buffer.len() {
-                true => std::mem::take(&mut buffer),
-                false => buffer.split_to(length),
-            };
+        for (unit, action) in runs {
             let (file, offset) = place(unit);
             if let FileId::Chunk(chunk) = file
                 && !chunks.contains(&chunk)
             {
                 chunks.push(chunk);
             }
-            let tag = Tag::Batch(self.log.sequence);
-            self.order(tag, file, offset, Action::Write(piece));
+            self.order(Tag::Batch(self.log.sequence), file, offset, action);
         }
+        self.log.units += filling.units + self.log.next_units;
         self.log.in_flight.push_back(Batch {
             sequence: self.log.sequence,
             header: self.log.next,
@@ -536,7 +569,10 @@ impl Shard {
         false
     }
 
-    pub(super) fn finish_piece(&mut self, sequence: u64) {
+    pub(super) fn finish_piece(&mut self, sequence: u64, buffer: BytesMut) {
+        if buffer.capacity() >= KEPT_BYTES {
+            self.log.spares.give_back(buffer);
+        }
         let Some(first) = self.log.in_flight.front().map(|batch| batch.sequence) else {
             return;
         };

@@ -12,7 +12,7 @@
 //! | File | Is |
 //! |---|---|
 //! | [`open`], [`handle`], [`images`] | the trait's calls, and how they reach the shard |
-//! | [`shard`], [`request`], [`reading`], [`log`], [`growth`], [`give_back`] | the machine that carries them out |
+//! | [`shard`], [`request`], [`reading`], [`log`], [`runs`], [`growth`], [`give_back`] | the machine that carries them out |
 //! | [`checkpoint`], [`recovery`], [`replay`] | what is saved now and then, and how a start goes on from it |
 //! | [`catalogue`], [`plans`], [`records`], [`apply`] | pools, images, snapshots, clones; calls, and the records that carry them out |
 //! | [`tree`], [`mapping`], [`walk`], [`pages`] | the maps of images, their changes, and their cache |
@@ -45,6 +45,7 @@ mod records;
 mod recovery;
 mod replay;
 mod request;
+mod runs;
 mod scan;
 mod scrub;
 mod shard;
@@ -60,6 +61,8 @@ pub mod fuzzing;
 
 pub use check::{CheckOptions, CheckReport};
 pub use defragment::{DefragmentOptions, DefragmentReport};
+#[cfg(feature = "eliding-disk")]
+pub use disk::eliding::ELIDED_BYTE;
 pub use disk::real::IoEngine;
 pub use open::{EmbeddedOptions, EmbeddedStore};
 pub use scrub::{Progress, ScrubOptions, ScrubReport};

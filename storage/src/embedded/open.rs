@@ -1,25 +1,26 @@
 //! Opening and closing the store, and how calls reach its shard.
 //!
 //! Whoever calls does the work itself, under the shard's lock and without waiting in it: takes
-//! the request, builds a batch, hands it to the disk. The disk rings a bell when it is done, and
-//! one task answers it. So a request at rest costs no thread but the caller's.
+//! the request, builds a batch, hands it to the disk. Whoever hears of its end goes on. On a lane
+//! both happen once a round, for all requests and all ends that have come: what many connections
+//! and deep queues ask for goes into one batch.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, oneshot};
 
 use super::buffer::UNIT_BYTES;
 use super::check::{CheckOptions, CheckReport};
-use super::disk::real::{IoEngine, RealDisk};
+use super::disk::Disk;
+use super::disk::real::{Answers, IoEngine, RealDisk};
 use super::request::{Answer, Reply, Request};
 use super::shard::{Settings, Shard};
+use crate::aligned::SharedSpares;
+use crate::lane::{self, Deferred, Lanes};
 use crate::{Error, Result};
 
 /// How often the shard looks after itself.
@@ -58,6 +59,12 @@ impl Default for EmbeddedOptions {
 /// What handles and calls share.
 pub(super) struct Shared {
     shard: Mutex<Shard>,
+    /// Requests that the shard has not seen.
+    inbox: Mutex<Vec<Request>>,
+    answers: Arc<Answers>,
+    /// Memory of long reads.
+    pub(super) spares: SharedSpares,
+    pub(super) lanes: Option<Arc<Lanes>>,
     /// There is work that waits for nothing.
     more: Notify,
     closed: AtomicBool,
@@ -102,8 +109,12 @@ impl EmbeddedStore {
         let failed = |error: std::io::Error| {
             Error::Unavailable(format!("the folder {}: {error}", folder.display()))
         };
-        let disk = RealDisk::open(folder, options.io, Some(&lock)).map_err(failed)?;
-        let bell = disk.bell().map_err(failed)?;
+        let lanes = match options.io {
+            IoEngine::Threads => None,
+            _ => Lanes::start(Some(&lock)).ok().map(Arc::new),
+        };
+        let disk = RealDisk::open(folder, lanes.clone()).map_err(failed)?;
+        let answers = disk.answers();
         let settings = Settings {
             limit_units: options
                 .capacity_limit_bytes
@@ -112,16 +123,27 @@ impl EmbeddedStore {
             spare_units: options.spare_bytes / UNIT_BYTES as u64,
         };
         let fsid = uuid::Uuid::new_v4().into_bytes();
-        let shard = Shard::open(Box::new(disk), settings, fsid)?;
+        let disk: Box<dyn Disk> = match options.io {
+            #[cfg(feature = "eliding-disk")]
+            IoEngine::Eliding => Box::new(super::disk::eliding::ElidingDisk::new(disk)),
+            _ => Box::new(disk),
+        };
+        let shard = Shard::open(disk, settings, fsid)?;
         let fsid = uuid::Uuid::from_bytes(shard.fsid).to_string();
         let shared = Arc::new(Shared {
+            spares: Arc::clone(&shard.spares),
             shard: Mutex::new(shard),
+            inbox: Mutex::default(),
+            answers: Arc::clone(&answers),
+            lanes,
             more: Notify::new(),
             closed: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),
             limit_bytes: options.capacity_limit_bytes,
         });
-        runtime.spawn(answer_bell(Arc::downgrade(&shared), bell));
+        let reader: Weak<Shared> = Arc::downgrade(&shared);
+        answers.set_reader(reader.clone());
+        runtime.spawn(tend(reader));
         Ok(Arc::new(EmbeddedStore { shared, fsid }))
     }
 
@@ -154,11 +176,15 @@ impl Drop for EmbeddedStore {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Shard> {
         // A panic in the shard leaves it halfway through something: it must not go on.
-        self.shard.lock().unwrap_or_else(|poisoned| {
+        lane::lock(&self.shard).unwrap_or_else(|poisoned| {
             let mut shard = poisoned.into_inner();
             shard.fail("a call failed halfway");
             shard
         })
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Vec<Request>> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at or changes the shard, and does what follows from it.
@@ -171,6 +197,10 @@ impl Shared {
 
     fn act<T>(&self, act: impl FnOnce(&mut Shard) -> T) -> T {
         let mut shard = self.lock();
+        let requests = std::mem::take(&mut *self.inbox());
+        for request in requests {
+            shard.submit(request);
+        }
         let value = act(&mut shard);
         let more = shard.pump();
         let answers = shard.take_answers();
@@ -183,21 +213,30 @@ impl Shared {
     }
 
     /// Submits a request and waits for its answer.
-    pub(super) async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T> {
+    pub(super) async fn ask<T>(
+        self: &Arc<Self>,
+        request: impl FnOnce(Reply<T>) -> Request,
+    ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let request = request(reply);
-        self.with(|shard| shard.submit(request))?;
+        if self.closed.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        self.inbox().push(request);
+        if !lane::defer(self) {
+            self.go_on();
+        }
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
     /// Ends all use; what is under way comes to its end first.
     fn shut(&self, why: &str) {
         self.closed.store(true, Ordering::Release);
-        self.act(|shard| {
-            shard.stop(why);
-            shard.drain();
-            shard.disk.leave();
-        });
+        self.act(|shard| shard.stop(why));
+        while self.act(|shard| shard.disk.under_way()) > 0 {
+            self.answers.wait();
+        }
+        self.act(|shard| shard.disk.leave());
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -206,41 +245,45 @@ impl Shared {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let saved = self.act(|shard| {
-            shard.check_running()?;
-            shard.finish()?;
-            let (reply, mut answer) = oneshot::channel();
-            shard.want_checkpoint(true, Some(reply));
-            shard.finish()?;
-            shard.take_answers().into_iter().for_each(Answer::send);
-            answer.try_recv().unwrap_or(Ok(()))
-        });
+        let saved = self.save();
         self.shut("it is closed");
         saved
     }
+
+    /// Finishes what has begun, and makes the last checkpoint. Blocks.
+    fn save(&self) -> Result<()> {
+        self.finish()?;
+        let (reply, mut answer) = oneshot::channel();
+        self.act(|shard| shard.want_checkpoint(true, Some(reply)));
+        self.finish()?;
+        answer.try_recv().unwrap_or(Ok(()))
+    }
+
+    fn finish(&self) -> Result<()> {
+        let finished = |shard: &mut Shard| {
+            shard.check_running()?;
+            Ok(shard.is_finished())
+        };
+        while !self.act(finished)? {
+            self.answers.wait();
+        }
+        Ok(())
+    }
 }
 
-/// Lets the shard go on whenever the disk has done something.
-async fn answer_bell(shared: Weak<Shared>, bell: OwnedFd) {
-    let bell = match register(bell) {
-        Ok(bell) => bell,
-        Err(error) => {
-            if let Some(shared) = shared.upgrade() {
-                shared.shut(&format!("the disk's answers cannot be heard: {error}"));
-            }
-            return;
-        }
-    };
+impl Deferred for Shared {
+    fn go_on(&self) {
+        self.act(|_| ());
+    }
+}
+
+/// Lets the shard look after itself, and do what waits for nothing.
+async fn tend(shared: Weak<Shared>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while let Some(alive) = shared.upgrade() {
         let mut ticked = false;
         tokio::select! {
-            ready = bell.readable() => if let Ok(mut ready) = ready {
-                // Before the look at the answers: what comes after rings again.
-                let _ = rustix::io::read(bell.get_ref(), &mut [0u8; 8]);
-                ready.clear_ready();
-            },
             () = alive.more.notified() => {}
             _ = ticks.tick() => ticked = true,
         }
@@ -253,13 +296,6 @@ async fn answer_bell(shared: Weak<Shared>, bell: OwnedFd) {
             }
         });
     }
-}
-
-#[allow(unsafe_code)]
-fn register(bell: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an owned descriptor is open, and stays so until the registration ends.
-    let registered = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) };
-    registered.map_err(|error| error.into_parts().1)
 }
 
 /// An exclusive lock on the folder, held as long as the file is open.

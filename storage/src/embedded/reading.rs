@@ -1,5 +1,7 @@
 //! Reads of blocks and of pages, and lists of extents.
 
+use std::sync::PoisonError;
+
 use bytes::BytesMut;
 
 use super::buffer::{UNIT_BYTES, aligned, crc};
@@ -11,6 +13,11 @@ use super::request::{Answer, Blocks, List, Read, ReadTo, Request};
 use super::shard::{Shard, Tag, place};
 use super::tree::{Piece, Root};
 use crate::{Error, Result};
+
+/// The memory of reads from this length on is used again.
+pub(super) const BORROWED_BYTES: usize = 128 << 10;
+/// And so much of it is kept.
+pub(super) const KEPT_BYTES: usize = 16 << 20;
 
 /// A read whose windows are on their way.
 pub(super) struct ReadJob {
@@ -78,7 +85,7 @@ impl Shard {
     }
 
     pub(super) fn read_pieces(&mut self, read: Read, pieces: Vec<Piece>, crcs: Vec<u32>) {
-        let mut rest = aligned(read.count as usize * UNIT_BYTES);
+        let mut rest = self.read_buffer(read.count as usize * UNIT_BYTES);
         let mut windows = Vec::with_capacity(pieces.len());
         let slot = self.free_reads.pop().unwrap_or_else(|| {
             self.reads.push(None);
@@ -120,6 +127,16 @@ impl Shard {
                 self.finish_read(job);
             }
             _ => self.reads[slot] = Some(job),
+        }
+    }
+
+    fn read_buffer(&mut self, length: usize) -> BytesMut {
+        match length {
+            BORROWED_BYTES.. => {
+                let spares = self.spares.lock();
+                spares.unwrap_or_else(PoisonError::into_inner).take(length)
+            }
+            _ => aligned(length),
         }
     }
 

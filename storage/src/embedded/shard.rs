@@ -7,6 +7,7 @@
 //! tried again, nothing is answered with success any more.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::sync::{Arc, Mutex};
 
 use super::apply::State;
 use super::checkpoint::Checkpoint;
@@ -16,8 +17,9 @@ use super::give_back::GivingBack;
 use super::growth::{Growth, Promise};
 use super::log::{Log, PatchJob};
 use super::pages::{NumberMap, Stop};
-use super::reading::{Load, ReadJob};
+use super::reading::{self, Load, ReadJob};
 use super::request::{Answer, Change, PlanCall, Reply, Request};
+use crate::aligned::{SharedSpares, Spares};
 use crate::{Error, Result};
 
 /// Dropped pages that are taken apart at one go, between requests.
@@ -119,6 +121,8 @@ pub(crate) struct Shard {
     pub(super) planning: bool,
     pub(super) reads: Vec<Option<ReadJob>>,
     pub(super) free_reads: Vec<usize>,
+    /// Memory of long reads.
+    pub(super) spares: SharedSpares,
     pub(super) loads: NumberMap<Load>,
     /// Counts checkpoints; units freed before one may be read by requests that began before.
     pub(super) generation: u64,
@@ -169,6 +173,7 @@ impl Shard {
             planning: false,
             reads: Vec::new(),
             free_reads: Vec::new(),
+            spares: Arc::new(Mutex::new(Spares::keeping(reading::KEPT_BYTES))),
             loads: NumberMap::default(),
             generation: 0,
             readers: BTreeMap::new(),
@@ -293,7 +298,7 @@ impl Shard {
                 Err(error) => self.fail(&format!("{}: {error}", what_failed(tag))),
                 Ok(()) if self.stopped.is_some() => {}
                 Ok(()) => match tag {
-                    Tag::Batch(sequence) => self.finish_piece(sequence),
+                    Tag::Batch(sequence) => self.finish_piece(sequence, done.buffer),
                     Tag::Sync => self.finish_sync(),
                     _ => self.finish_checkpoint_io(),
                 },
@@ -413,7 +418,7 @@ impl Shard {
     }
 
     /// Whether no change, sync or checkpoint is on its way.
-    fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.queue.is_empty()
             && self.log.in_flight.is_empty()
             && self.patches.is_empty()
@@ -437,14 +442,6 @@ impl Shard {
                 return Ok(());
             }
             self.disk.wait();
-        }
-    }
-
-    /// Works until the disk has nothing more to do. Blocks.
-    pub(crate) fn drain(&mut self) {
-        while self.disk.under_way() > 0 {
-            self.disk.wait();
-            self.pump();
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
 
 use super::admission::{Origin, Peer};
+use crate::lane::LaneStream;
 
 const BACKLOG: u32 = 128;
 /// A TCP peer that is gone without a word is noticed within about two minutes.
@@ -26,6 +28,30 @@ pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for S {}
 
 pub(super) type Stream = Box<dyn Socket>;
+
+/// A client that has connected.
+pub(super) enum Accepted {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Accepted {
+    pub fn into_stream(self) -> Stream {
+        match self {
+            Accepted::Unix(stream) => Box::new(stream),
+            Accepted::Tcp(stream) => Box::new(stream),
+        }
+    }
+
+    /// To be used on a lane.
+    pub fn into_lane_stream(self) -> io::Result<Stream> {
+        let socket = match self {
+            Accepted::Unix(stream) => OwnedFd::from(stream.into_std()?),
+            Accepted::Tcp(stream) => OwnedFd::from(stream.into_std()?),
+        };
+        Ok(Box::new(LaneStream::new(socket)))
+    }
+}
 
 /// A bound address.
 #[derive(Debug)]
@@ -70,7 +96,7 @@ impl Listener {
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(Stream, Peer)> {
+    pub(super) async fn accept(&self) -> io::Result<(Accepted, Peer)> {
         let peer = |origin| Peer {
             origin,
             certificate: None,
@@ -79,12 +105,12 @@ impl Listener {
             Kind::Unix { listener, .. } => {
                 let stream = listener.accept().await?.0;
                 let uid = stream.peer_cred()?.uid();
-                Ok((Box::new(stream), peer(Origin::Unix { uid })))
+                Ok((Accepted::Unix(stream), peer(Origin::Unix { uid })))
             }
             Kind::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 prepare(&stream)?;
-                Ok((Box::new(stream), peer(Origin::Tcp(address))))
+                Ok((Accepted::Tcp(stream), peer(Origin::Tcp(address))))
             }
         }
     }

@@ -28,7 +28,6 @@ mod negotiation;
 mod outbox;
 mod reply;
 mod request;
-mod spares;
 mod tls;
 mod transmission;
 mod wire;
@@ -96,7 +95,7 @@ pub async fn serve(
     options: Options,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    let server = Arc::new(Server::new(store, &options));
+    let server = Arc::new(Server::new(Arc::clone(&store), &options));
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -113,9 +112,18 @@ pub async fn serve(
                     "NBD connection refused: too many"
                 );
             }
-            Ok((stream, peer)) => {
+            Ok((client, peer)) => {
                 let (server, stopping) = (Arc::clone(&server), stopping.clone());
-                connections.spawn(async move { server.connection(stream, peer, stopping).await });
+                let serve = async move |stream| server.connection(stream, peer, stopping).await;
+                match store.lanes() {
+                    None => drop(connections.spawn(async { serve(client.into_stream()).await })),
+                    Some(lanes) => drop(connections.spawn(lanes.spawn(async move {
+                        match client.into_lane_stream() {
+                            Ok(stream) => serve(stream).await,
+                            Err(error) => tracing::warn!(%error, "NBD connection lost"),
+                        }
+                    }))),
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "NBD connection not accepted");

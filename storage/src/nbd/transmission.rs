@@ -23,8 +23,8 @@ use super::negotiation::Session;
 use super::outbox::Outbox;
 use super::reply::{Answer, Question};
 use super::request::Header;
-use super::spares::Spares;
 use super::wire::{self, Errno, command};
+use crate::aligned::Spares;
 
 /// Requests of one connection that run.
 const MAX_IN_FLIGHT: usize = 128;

@@ -7,80 +7,91 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
-use super::real::Answers;
-use super::{Action, Done, Io};
+use crate::lane::{Done, FileAction, FileOrder};
 
 const THREADS: usize = 16;
 
-type Job = (Io, Arc<File>);
-
 pub(super) struct Pool {
-    jobs: Option<Sender<Job>>,
+    orders: Option<Sender<FileOrder>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Pool {
-    pub(super) fn new(answers: &Arc<Answers>) -> io::Result<Self> {
-        let (jobs, queue) = channel();
+    pub(super) fn new() -> io::Result<Self> {
+        let (orders, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));
         let start = |number| {
-            let (answers, queue) = (Arc::clone(answers), Arc::clone(&queue));
+            let queue = Arc::clone(&queue);
             std::thread::Builder::new()
                 .name(format!("store-io-{number}"))
-                .spawn(move || run(&queue, &answers))
+                .spawn(move || run(&queue))
         };
         let threads = (0..THREADS).map(start).collect::<io::Result<_>>()?;
         Ok(Pool {
-            jobs: Some(jobs),
+            orders: Some(orders),
             threads,
         })
     }
 
-    pub(super) fn submit(&mut self, io: Io, file: Arc<File>) {
+    pub(super) fn carry_out(&self, orders: &mut Vec<FileOrder>) {
         // The queue lives as long as this sender.
-        if let Some(jobs) = &self.jobs {
-            let _ = jobs.send((io, file));
-        }
-    }
-
-    /// Lets everything come to its end.
-    pub(super) fn stop(&mut self) {
-        self.jobs = None;
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
+        if let Some(queue) = &self.orders {
+            orders.drain(..).for_each(|order| drop(queue.send(order)));
         }
     }
 }
 
-fn run(queue: &Mutex<Receiver<Job>>, answers: &Answers) {
+impl Drop for Pool {
+    /// Lets everything come to its end.
+    fn drop(&mut self) {
+        self.orders = None;
+        let this = std::thread::current().id();
+        for thread in self.threads.drain(..) {
+            if thread.thread().id() != this {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+fn run(queue: &Mutex<Receiver<FileOrder>>) {
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((io, file)) = next else {
+        let Ok(order) = next else {
             return;
         };
-        let tag = io.tag;
-        let (result, buffer) = act(io, &file);
-        answers.push(Done {
-            tag,
-            result,
-            buffer,
-        });
+        let owner = Arc::clone(&order.owner);
+        owner.done(act(order));
+        if let Some(work) = owner.waits() {
+            work.go_on();
+        }
     }
 }
 
-fn act(io: Io, file: &File) -> (io::Result<()>, BytesMut) {
-    match io.action {
-        Action::Write(buffer) => (file.write_all_at(&buffer, io.offset), buffer),
-        Action::Read(mut buffer, length) => {
+fn act(order: FileOrder) -> Done {
+    let file: &File = &order.file;
+    let (result, buffer) = match order.action {
+        FileAction::Write(buffer) => (file.write_all_at(&buffer, order.offset), buffer),
+        FileAction::Gather(buffers) => (write_each(file, &buffers, order.offset), BytesMut::new()),
+        FileAction::Read(mut buffer, length) => {
             buffer.resize(length, 0);
-            (file.read_exact_at(&mut buffer, io.offset), buffer)
+            (file.read_exact_at(&mut buffer, order.offset), buffer)
         }
-        Action::Sync => (file.sync_data(), BytesMut::new()),
-        // The disk does this on a thread of its own.
-        Action::Grow(_) | Action::Fill(_) | Action::GiveBack(_) => {
-            (Err(io::ErrorKind::Unsupported.into()), BytesMut::new())
-        }
+        FileAction::Sync => (file.sync_data(), BytesMut::new()),
+    };
+    Done {
+        tag: order.tag,
+        result,
+        buffer,
     }
+}
+
+fn write_each(file: &File, buffers: &[Bytes], mut offset: u64) -> io::Result<()> {
+    for buffer in buffers {
+        file.write_all_at(buffer, offset)?;
+        offset += buffer.len() as u64;
+    }
+    Ok(())
 }

@@ -1,21 +1,21 @@
-//! Files of a folder, through io_uring or, where that is not allowed, a pool of threads.
+//! Files of a folder, through the lanes or, where io_uring is not allowed, a pool of threads.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::BytesMut;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
 use super::pool::Pool;
-use super::uring::Ring;
 use super::{Action, Disk, Done, FileId, Io};
 use crate::embedded::buffer::aligned;
+use crate::lane::{self, Deferred, FileAction, FileOrder, FileOwner, Lanes};
 
 /// File system space that chunk files never use up, for checkpoint files, the database and whatever
 /// else lives there: a share of it, within these bounds.
@@ -24,6 +24,8 @@ const LEAST_KEPT_FREE_BYTES: u64 = 64 << 20;
 const MOST_KEPT_FREE_BYTES: u64 = 1 << 30;
 /// Zeroes are written in pieces of this size.
 const ZERO_BYTES: usize = 1 << 20;
+/// How long one wait for an answer takes at most.
+const WAIT: Duration = Duration::from_millis(1);
 
 /// How to reach the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,70 +35,108 @@ pub enum IoEngine {
     Auto,
     /// Blocking reads and writes on a pool of threads.
     Threads,
+    /// As `Auto`, but blocks full of [`ELIDED_BYTE`](super::eliding::ELIDED_BYTE) are not kept:
+    /// for measurements of images that are larger than the disk.
+    #[cfg(feature = "eliding-disk")]
+    Eliding,
 }
 
-/// Answers that other threads leave, and the bell that tells of any answer.
-pub(super) struct Answers {
+/// Ends of orders that nobody has looked at.
+pub(crate) struct Answers {
     done: Mutex<Vec<Done>>,
-    bell: OwnedFd,
+    came: Condvar,
+    /// Somebody blocks until one comes.
+    awaited: AtomicUsize,
+    /// Who goes on when they have come.
+    reader: OnceLock<Weak<dyn Deferred>>,
 }
 
 impl Answers {
-    pub(super) fn push(&self, done: Done) {
-        self.lock().push(done);
-        // Fails only when the counter is full, and then the bell is ringing.
-        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    fn new() -> Self {
+        Answers {
+            done: Mutex::default(),
+            came: Condvar::new(),
+            awaited: AtomicUsize::new(0),
+            reader: OnceLock::new(),
+        }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Done>> {
+    pub(crate) fn set_reader(&self, reader: Weak<dyn Deferred>) {
+        // There is one.
+        let _ = self.reader.set(reader);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Done>> {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Blocks until there is an answer, or for some time.
+    pub(crate) fn wait(&self) {
+        if !self.lock().is_empty() || lane::attend(WAIT) {
+            return;
+        }
+        self.awaited.fetch_add(1, Ordering::SeqCst);
+        let done = self.lock();
+        if done.is_empty() {
+            let _ = self.came.wait_timeout(done, WAIT);
+        }
+        self.awaited.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-enum Backend {
-    Ring(Box<Ring>),
+impl FileOwner for Answers {
+    fn done(&self, done: Done) {
+        self.lock().push(done);
+        if self.awaited.load(Ordering::SeqCst) > 0 {
+            self.came.notify_all();
+        }
+    }
+
+    fn waits(&self) -> Option<Arc<dyn Deferred>> {
+        Some(self.reader.get()?.upgrade()? as Arc<dyn Deferred>)
+    }
+}
+
+/// Who carries orders out.
+enum Workers {
+    Lanes(Arc<Lanes>),
     Pool(Pool),
 }
 
 pub(crate) struct RealDisk {
     folder: PathBuf,
     files: HashMap<FileId, Arc<File>>,
-    backend: Backend,
+    workers: Workers,
     answers: Arc<Answers>,
-    /// Growing files, and what the pool does.
-    elsewhere: usize,
+    /// Not handed over yet.
+    orders: Vec<FileOrder>,
+    under_way: usize,
 }
 
 impl RealDisk {
-    /// The lock, if any, is held as long as writes are under way, even when the process is gone:
-    /// the kernel ends them on its own.
-    pub(crate) fn open(folder: &Path, engine: IoEngine, lock: Option<&File>) -> io::Result<Self> {
+    pub(crate) fn open(folder: &Path, lanes: Option<Arc<Lanes>>) -> io::Result<Self> {
         std::fs::create_dir_all(folder.join("chunks"))?;
-        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        let ring = match engine {
-            IoEngine::Auto => Ring::new(bell.as_fd(), lock.map(AsFd::as_fd)).ok(),
-            IoEngine::Threads => None,
-        };
-        let answers = Arc::new(Answers {
-            done: Mutex::new(Vec::new()),
-            bell,
-        });
-        let backend = match ring {
-            Some(ring) => Backend::Ring(Box::new(ring)),
-            None => Backend::Pool(Pool::new(&answers)?),
-        };
         Ok(RealDisk {
             folder: folder.to_owned(),
             files: HashMap::new(),
-            backend,
-            answers,
-            elsewhere: 0,
+            workers: match lanes {
+                Some(lanes) => Workers::Lanes(lanes),
+                None => Workers::Pool(Pool::new()?),
+            },
+            answers: Arc::new(Answers::new()),
+            orders: Vec::new(),
+            under_way: 0,
         })
     }
 
-    /// Becomes readable when there are answers.
-    pub(crate) fn bell(&self) -> io::Result<OwnedFd> {
-        self.answers.bell.try_clone()
+    pub(crate) fn answers(&self) -> Arc<Answers> {
+        Arc::clone(&self.answers)
+    }
+
+    /// Without taking space.
+    #[cfg(feature = "eliding-disk")]
+    pub(super) fn set_length(&mut self, id: FileId, to: u64) -> io::Result<()> {
+        self.file(id)?.set_len(to)
     }
 
     fn file(&mut self, id: FileId) -> io::Result<Arc<File>> {
@@ -120,28 +160,30 @@ impl RealDisk {
     /// Changes the room that a file has, on a thread of its own.
     fn make_room(&mut self, io: Io, file: Arc<File>) {
         let (answers, folder) = (Arc::clone(&self.answers), self.folder.clone());
-        self.elsewhere += 1;
         let tag = io.tag;
         let work = move || {
             let result = match io.action {
                 Action::Grow(to) => grow(&file, &folder, io.file, to),
                 Action::Fill(length) => fill(&file, io.file, io.offset, length),
                 Action::GiveBack(length) => give_back(&file, io.offset, length),
-                Action::Write(_) | Action::Read(..) | Action::Sync => {
+                Action::Write(_) | Action::Gather(_) | Action::Read(..) | Action::Sync => {
                     Err(io::ErrorKind::Unsupported.into())
                 }
             };
-            answers.push(Done {
+            answers.done(Done {
                 tag,
                 result,
                 buffer: BytesMut::new(),
             });
+            if let Some(reader) = answers.waits() {
+                reader.go_on();
+            }
         };
         if let Err(error) = std::thread::Builder::new()
             .name("store-room".into())
             .spawn(work)
         {
-            self.answers.push(failed(tag, error));
+            self.answers.done(failed(tag, error));
         }
     }
 }
@@ -208,66 +250,55 @@ fn give_back(file: &File, from: u64, length: u64) -> io::Result<()> {
 
 impl Disk for RealDisk {
     fn submit(&mut self, io: Io) {
+        self.under_way += 1;
         let file = match self.file(io.file) {
             Ok(file) => file,
-            Err(error) => {
-                self.elsewhere += 1;
-                return self.answers.push(failed(io.tag, error));
-            }
+            // Found with the next answer, or at the next tick.
+            Err(error) => return self.answers.done(failed(io.tag, error)),
         };
-        if let Action::Grow(_) | Action::Fill(_) | Action::GiveBack(_) = io.action {
-            return self.make_room(io, file);
-        }
-        match &mut self.backend {
-            Backend::Ring(ring) => ring.submit(io, file),
-            Backend::Pool(pool) => {
-                self.elsewhere += 1;
-                pool.submit(io, file);
+        let action = match io.action {
+            Action::Grow(_) | Action::Fill(_) | Action::GiveBack(_) => {
+                return self.make_room(io, file);
             }
-        }
+            Action::Write(buffer) => FileAction::Write(buffer),
+            Action::Gather(buffers) => FileAction::Gather(buffers),
+            Action::Read(buffer, length) => FileAction::Read(buffer, length),
+            Action::Sync => FileAction::Sync,
+        };
+        self.orders.push(FileOrder {
+            tag: io.tag,
+            file,
+            offset: io.offset,
+            action,
+            owner: Arc::clone(&self.answers) as Arc<dyn FileOwner>,
+        });
     }
 
     fn kick(&mut self) {
-        if let Backend::Ring(ring) = &mut self.backend {
-            ring.kick();
+        if self.orders.is_empty() {
+            return;
+        }
+        match &self.workers {
+            Workers::Lanes(lanes) => lanes.carry_out(&mut self.orders),
+            Workers::Pool(pool) => pool.carry_out(&mut self.orders),
         }
     }
 
     fn reap(&mut self, done: &mut Vec<Done>) {
-        if self.elsewhere > 0 {
-            let mut others = self.answers.lock();
-            self.elsewhere -= others.len();
-            done.append(&mut others);
-        }
-        if let Backend::Ring(ring) = &mut self.backend {
-            ring.reap(done);
-        }
+        let before = done.len();
+        done.append(&mut self.answers.lock());
+        self.under_way -= done.len() - before;
     }
 
     fn wait(&mut self) {
         self.kick();
-        while self.under_way() > 0 && self.answers.lock().is_empty() {
-            if let Backend::Ring(ring) = &mut self.backend
-                && ring.has_answers()
-            {
-                return;
-            }
-            // The bell may have been heard by another thread already: look again soon.
-            let most = Timespec {
-                tv_sec: 0,
-                tv_nsec: 1_000_000,
-            };
-            let mut bell = [PollFd::new(&self.answers.bell, PollFlags::IN)];
-            let _ = poll(&mut bell, Some(&most));
-            let _ = rustix::io::read(&self.answers.bell, &mut [0u8; 8]);
+        while self.under_way > 0 && self.answers.lock().is_empty() {
+            self.answers.wait();
         }
     }
 
     fn under_way(&self) -> usize {
-        match &self.backend {
-            Backend::Ring(ring) => ring.under_way() + self.elsewhere,
-            Backend::Pool(_) => self.elsewhere,
-        }
+        self.under_way
     }
 
     fn length(&self, file: FileId) -> io::Result<u64> {
@@ -295,17 +326,8 @@ impl Disk for RealDisk {
     }
 
     fn leave(&mut self) {
-        if let Backend::Ring(ring) = &mut self.backend {
-            ring.leave();
-        }
-    }
-}
-
-impl Drop for RealDisk {
-    fn drop(&mut self) {
-        // Growing threads hold what they need; the ring waits for its own.
-        if let Backend::Pool(pool) = &mut self.backend {
-            pool.stop();
+        if let Workers::Lanes(lanes) = &self.workers {
+            lanes.let_go();
         }
     }
 }
@@ -322,18 +344,18 @@ mod tests {
 
     /// The kernel may still be writing what a killed process asked for: the folder is not free
     /// before that has ended.
-    #[test]
-    fn the_lock_lives_as_long_as_writes_may() {
+    #[tokio::test]
+    async fn the_lock_lives_as_long_as_writes_may() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let lock = File::create(&path).unwrap();
         flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
-        let mut disk = RealDisk::open(folder.path(), IoEngine::Auto, Some(&lock)).unwrap();
-        let is_ring = matches!(disk.backend, Backend::Ring(_));
+        let lanes = Lanes::start(Some(&lock)).unwrap();
+        let mut disk = RealDisk::open(folder.path(), Some(Arc::new(lanes))).unwrap();
         drop(lock);
         let other = File::open(&path).unwrap();
         let taken = || flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok();
-        assert_eq!(taken(), !is_ring);
+        assert!(!taken());
         disk.leave();
         let end = Instant::now() + Duration::from_secs(20);
         while !taken() {
@@ -355,7 +377,7 @@ mod tests {
     #[test]
     fn room_is_given_back_and_filled_again() {
         let folder = tempfile::tempdir().unwrap();
-        let mut disk = RealDisk::open(folder.path(), IoEngine::Auto, None).unwrap();
+        let mut disk = RealDisk::open(folder.path(), None).unwrap();
         let order = |offset, action| Io {
             tag: 1,
             file: FileId::Chunk(0),

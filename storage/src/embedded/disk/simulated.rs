@@ -305,6 +305,7 @@ impl Platter {
                 Ok(data) => done.buffer = data,
                 Err(error) => done.result = Err(error),
             },
+            Action::Gather(_) => unreachable!("gathered on the way in"),
             Action::Sync => self.sync(io.file, before),
             Action::Fill(length) => {
                 let wanted = holes(&io, length).filter(|hole| self.holes.contains(hole));
@@ -364,7 +365,10 @@ impl Platter {
 }
 
 impl Disk for SimulatedDisk {
-    fn submit(&mut self, io: Io) {
+    fn submit(&mut self, mut io: Io) {
+        if let Action::Gather(pieces) = io.action {
+            io.action = Action::Write(pieces.concat().as_slice().into());
+        }
         let before = self.platter().answered;
         self.waiting().push((io, before));
     }

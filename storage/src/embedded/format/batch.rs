@@ -1,6 +1,6 @@
 //! A batch of the log: a header of one or more units, whose records say where the data went.
 
-use super::super::buffer::{UNIT_BYTES, aligned, crc, pad};
+use super::super::buffer::{UNIT_BYTES, crc, pad};
 use super::super::records::Record;
 use super::{Fields, Put, Unit};
 use bytes::BytesMut;
@@ -31,8 +31,8 @@ pub(crate) fn header_units(record_bytes: usize) -> u64 {
 }
 
 impl BatchHeader {
-    /// Whole units; `room` bytes more are kept for data.
-    pub(crate) fn to_bytes(&self, room: usize) -> BytesMut {
+    /// Puts whole units into an empty buffer.
+    pub(crate) fn put(&self, bytes: &mut BytesMut) {
         let mut records = Vec::new();
         for record in &self.records {
             record.put(&mut records);
@@ -46,13 +46,11 @@ impl BatchHeader {
         }
         out.put_32(length as u32);
         out.put_32(self.records.len() as u32);
-        let mut bytes = aligned(length.next_multiple_of(UNIT_BYTES) + room);
         bytes.extend_from_slice(&out);
         bytes.extend_from_slice(&records);
-        let sum = crc(&bytes).to_le_bytes();
+        let sum = crc(bytes).to_le_bytes();
         bytes[4..8].copy_from_slice(&sum);
-        pad(&mut bytes);
-        bytes
+        pad(bytes);
     }
 
     /// The length that a first unit tells, if it looks like a header of this place in the log.

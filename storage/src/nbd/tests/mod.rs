@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{Listener, Options, serve};
+use crate::embedded::{EmbeddedOptions, EmbeddedStore};
 use crate::memory::MemoryStore;
 use crate::{ImageSpec, ImageStore};
 use client::Client;
@@ -27,11 +28,22 @@ struct Server {
     stop: oneshot::Sender<()>,
     running: JoinHandle<()>,
     folder: tempfile::TempDir,
+    store_folder: Option<tempfile::TempDir>,
 }
 
 impl Server {
     async fn start() -> Server {
         Self::with(Arc::new(MemoryStore::new()), Options::default()).await
+    }
+
+    /// Over a store on a disk, whose connections are on lanes.
+    async fn on_lanes() -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
+        assert!(store.lanes().is_some());
+        let mut server = Self::with(store, Options::default()).await;
+        server.store_folder = Some(folder);
+        server
     }
 
     async fn with(store: Arc<dyn ImageStore>, options: Options) -> Server {
@@ -55,6 +67,7 @@ impl Server {
             stop,
             running,
             folder,
+            store_folder: None,
         }
     }
 
@@ -69,6 +82,9 @@ impl Server {
     async fn stop(self) {
         self.stop.send(()).unwrap();
         self.running.await.unwrap();
+        if self.store_folder.is_some() {
+            self.store.close().await.unwrap();
+        }
     }
 }
 

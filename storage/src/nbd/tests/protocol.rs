@@ -359,7 +359,11 @@ async fn many_requests_in_flight_are_all_answered() {
 
 #[tokio::test]
 async fn shutdown_ends_idle_connections_and_refuses_new_ones() {
-    let server = Server::start().await;
+    idle_connections_end(Server::start().await).await;
+    idle_connections_end(Server::on_lanes().await).await;
+}
+
+async fn idle_connections_end(server: Server) {
     let (mut idle, mut choosing) = (server.connect().await, server.connect().await);
     idle.go("volume-x").await.unwrap();
     let socket = server.socket.clone();

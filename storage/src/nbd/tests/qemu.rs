@@ -55,7 +55,15 @@ fn disk(path: &Path) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn qemu_img_converts_into_compares_and_maps() {
-    let server = Server::start().await;
+    converts_compares_and_maps(Server::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn qemu_img_converts_into_compares_and_maps_on_lanes() {
+    converts_compares_and_maps(Server::on_lanes().await).await;
+}
+
+async fn converts_compares_and_maps(server: Server) {
     let uri = server.uri("volume-x");
     let raw = server.folder.path().join("disk.raw");
     let name = raw.to_str().unwrap();
