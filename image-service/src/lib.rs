@@ -22,6 +22,7 @@ use rest::identity::Identity;
 use rest::policy::Policy;
 use storage::ImageStore;
 use taskflow::{Doorbell, Worker};
+use uuid::Uuid;
 
 mod api;
 mod cache;
@@ -177,6 +178,15 @@ impl ImageService {
                     tracing::warn!(pool = pool.name, %error, "the pool is purged later");
                 }
             }
+        }
+    }
+
+    /// This node's copy of the image is not its data any more.
+    pub(crate) async fn forget_copy(&self, image_id: Uuid) {
+        if let Some(cache) = &self.cache
+            && let Err(error) = cache.remove(image_id).await
+        {
+            tracing::warn!(%error, image = %image_id, "a copy of old data stays in the cache");
         }
     }
 
