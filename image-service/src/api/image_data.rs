@@ -208,6 +208,7 @@ async fn begin(
     declared_bytes: Option<u64>,
     flow: NewFlow,
 ) -> Result<()> {
+    let limits = quota::limits_of(service, image.owner.as_deref()).await?;
     let mut tx = service.database.begin().await?;
     if !images::begin_upload(&mut tx, image.id, flow.id()).await? {
         let now = images::find_locked(&mut tx, image.id)
@@ -217,13 +218,7 @@ async fn begin(
     }
     let bytes = declared_bytes.unwrap_or(0);
     let demands = [Demand::Uploading, Demand::Data { bytes }];
-    quota::check(
-        &mut tx,
-        &service.options.limits,
-        image.owner.as_deref(),
-        &demands,
-    )
-    .await?;
+    quota::check(&mut tx, &limits, image.owner.as_deref(), &demands).await?;
     flow.insert(&mut tx).await?;
     Ok(tx.commit().await?)
 }
