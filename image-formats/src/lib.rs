@@ -1,5 +1,5 @@
 //! Disk image formats: what a file really is, reading disks out of raw, qcow2, VMDK, VHD, VHDX and
-//! VDI files as a stream, and writing qcow2.
+//! VDI files as a stream, writing qcow2, and unpacking gzip and zip.
 //!
 //! **Promises.** No input makes this crate panic, hang or use memory in proportion to what the
 //! input claims. [`Inspector`] keeps at most about 1.2 MiB of an upload of any size.
@@ -21,6 +21,7 @@
 //! also reads one compressed cluster per request and brings a writable block layer with it, of
 //! which a sequential read needs nothing.
 
+mod archive;
 mod detect;
 mod disk;
 mod endian;
@@ -30,6 +31,7 @@ mod inspect;
 mod qcow2;
 mod source;
 
+pub use archive::{ARCHIVE_DETECT_BYTES, Archive};
 pub use detect::{DETECT_BYTES, Detected, detect};
 pub use disk::DiskReader;
 pub use error::{Error, Result};

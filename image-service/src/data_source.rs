@@ -1,9 +1,11 @@
 //! Reading image data from wherever a location says that it lies: a pool of a store, or the web;
 //! or from this node's copy.
 
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use storage::{ImageHandle, SnapshotSpec};
 
 use crate::ImageService;
@@ -13,6 +15,11 @@ use crate::fetch::{self, FetchError, Fetched};
 use crate::image::{Image, Location};
 use crate::stores::{Pool, store_of};
 use crate::uploads::DataStream;
+
+/// Data is read in pieces of at most this many bytes.
+const PIECE_BYTES_MAX: usize = 1 << 20;
+/// Reads under way at the same time, so that the store is busy while a piece is sent.
+const PIECES_AHEAD: usize = 4;
 
 /// What a location holds.
 enum Place<'a> {
@@ -64,27 +71,32 @@ pub async fn open(service: &ImageService, url: &str) -> Result<Fetched, FetchErr
     }
 }
 
-/// The bytes of an open image, a chunk at a time.
+/// The bytes of an open image from beginning to end.
 fn read(handle: Arc<dyn ImageHandle>, chunk_bytes: usize) -> DataStream {
     let size = handle.size_bytes();
-    let chunks = stream::unfold(0_u64, move |offset| {
+    pieces(handle, 0..size, chunk_bytes)
+}
+
+/// The bytes of a range, some pieces read ahead. After a failed one there is nothing more.
+pub fn pieces(handle: Arc<dyn ImageHandle>, range: Range<u64>, chunk_bytes: usize) -> DataStream {
+    let piece_bytes = chunk_bytes.clamp(1, PIECE_BYTES_MAX);
+    let offsets = range.clone().step_by(piece_bytes);
+    let reads = stream::iter(offsets).map(move |offset| {
         let handle = Arc::clone(&handle);
-        async move {
-            let left = size.saturating_sub(offset);
-            let length = usize::try_from(left).unwrap_or(usize::MAX).min(chunk_bytes);
-            if length == 0 {
-                return None;
-            }
-            let chunk = handle.read(offset, length).await;
-            // After a failure there is nothing more.
-            let next = match &chunk {
-                Ok(_) => offset.saturating_add(length as u64),
-                Err(_) => size,
-            };
-            Some((chunk.map_err(std::io::Error::other), next))
-        }
+        let left = range.end.saturating_sub(offset);
+        let length = usize::try_from(left).unwrap_or(usize::MAX);
+        // On any worker: every byte is checked, which takes a while.
+        tokio::spawn(async move { handle.read(offset, length.min(piece_bytes)).await })
     });
-    Box::pin(chunks)
+    let pieces = reads.buffered(PIECES_AHEAD).map(|read| match read {
+        Ok(piece) => piece.map_err(io::Error::other),
+        Err(died) => Err(io::Error::other(died)),
+    });
+    Box::pin(pieces.scan(false, |failed, piece| {
+        let wanted = (!*failed).then_some(piece);
+        *failed |= wanted.as_ref().is_some_and(io::Result::is_err);
+        std::future::ready(wanted)
+    }))
 }
 
 /// An image's data, ready to be read.

@@ -66,10 +66,14 @@ pub async fn begin(
             "The disk lies in another store than images do.".to_owned(),
         ));
     }
+    let no_image = || Error::no_image(image_id);
+    let image = images::find(&service.database, image_id).await?;
+    let owner = image.ok_or_else(no_image)?.owner;
+    let limits = quota::limits_of(service, owner.as_deref()).await?;
     let mut tx = service.database.begin().await?;
     let image = images::find_locked(&mut tx, image_id)
         .await?
-        .ok_or_else(|| Error::no_image(image_id))?;
+        .ok_or_else(no_image)?;
     let formats = (
         image.container_format.as_deref(),
         image.disk_format.as_deref(),
@@ -92,13 +96,7 @@ pub async fn begin(
         )));
     }
     let demands = [Demand::Uploading, Demand::Data { bytes: 0 }];
-    quota::check(
-        &mut tx,
-        &service.options.limits,
-        image.owner.as_deref(),
-        &demands,
-    )
-    .await?;
+    quota::check(&mut tx, &limits, image.owner.as_deref(), &demands).await?;
     let flow_id = flow
         .queue(service.store_queue())
         .resource("image", image_id)

@@ -1,4 +1,4 @@
-//! The hashes that a caller may name for data that lies somewhere already.
+//! The hashes of image data.
 
 use md5::Md5;
 use serde::{Deserialize, Serialize};
@@ -62,58 +62,45 @@ impl Algorithm {
     }
 }
 
-enum Second {
+/// A running hash.
+pub enum Hash {
     Sha1(Sha1),
     Sha256(Sha256),
     Sha512(Sha512),
-    /// The first one is it.
-    Md5,
+    Md5(Md5),
 }
 
-/// MD5 and one more hash of a stream.
-pub struct Hasher {
-    md5: Md5,
-    second: Second,
-}
-
-impl Hasher {
+impl Hash {
     pub fn new(algorithm: Algorithm) -> Self {
-        let second = match algorithm {
-            Algorithm::Sha1 => Second::Sha1(Sha1::default()),
-            Algorithm::Sha256 => Second::Sha256(Sha256::default()),
-            Algorithm::Sha512 => Second::Sha512(Sha512::default()),
-            Algorithm::Md5 => Second::Md5,
-        };
-        Hasher {
-            md5: Md5::default(),
-            second,
+        match algorithm {
+            Algorithm::Sha1 => Hash::Sha1(Sha1::default()),
+            Algorithm::Sha256 => Hash::Sha256(Sha256::default()),
+            Algorithm::Sha512 => Hash::Sha512(Sha512::default()),
+            Algorithm::Md5 => Hash::Md5(Md5::default()),
         }
     }
 
     pub fn feed(&mut self, data: &[u8]) {
-        self.md5.update(data);
-        match &mut self.second {
-            Second::Sha1(hash) => hash.update(data),
-            Second::Sha256(hash) => hash.update(data),
-            Second::Sha512(hash) => hash.update(data),
-            Second::Md5 => {}
+        match self {
+            Hash::Sha1(hash) => hash.update(data),
+            Hash::Sha256(hash) => hash.update(data),
+            Hash::Sha512(hash) => hash.update(data),
+            Hash::Md5(hash) => hash.update(data),
         }
     }
 
-    /// MD5 and the other one, in hex.
-    pub fn finish(self) -> (String, String) {
-        let md5 = hex(&self.md5.finalize());
-        let second = match self.second {
-            Second::Sha1(hash) => hex(&hash.finalize()),
-            Second::Sha256(hash) => hex(&hash.finalize()),
-            Second::Sha512(hash) => hex(&hash.finalize()),
-            Second::Md5 => md5.clone(),
-        };
-        (md5, second)
+    /// In hex.
+    pub fn finish(self) -> String {
+        match self {
+            Hash::Sha1(hash) => hex(&hash.finalize()),
+            Hash::Sha256(hash) => hex(&hash.finalize()),
+            Hash::Sha512(hash) => hex(&hash.finalize()),
+            Hash::Md5(hash) => hex(&hash.finalize()),
+        }
     }
 }
 
-pub fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
     bytes
         .iter()
@@ -137,10 +124,10 @@ mod tests {
         ];
         for (word, value) in known {
             let algorithm = Algorithm::parse(word).unwrap();
-            let mut hasher = Hasher::new(algorithm);
-            hasher.feed(b"a");
-            hasher.feed(b"bc");
-            assert_eq!(hasher.finish(), (known[1].1.to_owned(), value.to_owned()));
+            let mut hash = Hash::new(algorithm);
+            hash.feed(b"a");
+            hash.feed(b"bc");
+            assert_eq!(hash.finish(), value);
             assert_eq!(algorithm.check_value("os_hash_value", value), Ok(()));
             assert!(Algorithm::Sha512.check_value("x", value).is_err());
         }

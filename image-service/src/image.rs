@@ -207,6 +207,12 @@ impl Key {
     }
 }
 
+/// Whether a custom property may have this name.
+pub fn is_property_name(name: &str) -> bool {
+    let length = name.chars().count();
+    Key::of(name) == Key::Property && (1..=NAME_CHARS_MAX).contains(&length)
+}
+
 /// What the flows of one image lock.
 pub fn lock_key(id: Uuid) -> String {
     format!("image/{id}")

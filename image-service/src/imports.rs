@@ -15,7 +15,8 @@ use crate::db::{imports, locations, tasks};
 use crate::error::{Error, Result};
 use crate::flows::import::{ImportImage, Method, Params};
 use crate::image::{Image, Status, Task, TaskStatus, lock_key};
-use crate::quota::{self, Demand};
+use crate::import_plugins::Plugins;
+use crate::quota::{self, Demand, Limits};
 use crate::remote_image::Grant;
 use crate::stores::store_of;
 
@@ -27,6 +28,9 @@ pub struct NewImport {
     pub all_stores: bool,
     pub all_stores_must_succeed: bool,
     pub limit_bytes: u64,
+    pub plugins: Plugins,
+    /// What the image's owner may use.
+    pub limits: Limits,
     /// `import` or `api_image_import`.
     pub task_type: &'static str,
     /// What the task shows as its input.
@@ -61,6 +65,7 @@ pub async fn begin(
         stores: new.stores,
         all_stores_must_succeed: new.all_stores_must_succeed,
         limit_bytes: new.limit_bytes,
+        plugins: new.plugins,
     };
     // The user's token is in this process and nowhere else.
     let queue = match needs_grant {
@@ -74,8 +79,7 @@ pub async fn begin(
         .lock_exclusive(lock_key(image.id));
     let task_id = flow.id();
     imports::lock(tx, image, task_id, to, &params.stores).await?;
-    let limits = &service.options.limits;
-    quota::check(tx, limits, image.owner.as_deref(), &demands).await?;
+    quota::check(tx, &new.limits, image.owner.as_deref(), &demands).await?;
     let task = new_task(context, task_id, image.id, new.task_type, new.input);
     tasks::insert(tx, &task).await?;
     service.notices.task(tx, task.id, "create", context).await?;

@@ -22,18 +22,21 @@ use rest::identity::Identity;
 use rest::policy::Policy;
 use storage::ImageStore;
 use taskflow::{Doorbell, Worker};
+use uuid::Uuid;
 
 mod api;
 mod cache;
 mod data_source;
 mod db;
 mod disk_snapshots;
+mod disk_source;
 mod error;
 mod fetch;
 mod flows;
 mod format_check;
 mod hashing;
 mod image;
+mod import_plugins;
 mod imports;
 mod location;
 mod metadef;
@@ -57,6 +60,8 @@ pub use flows::remove_from_store::RemoveFromStore;
 pub use flows::snapshot_disk::SnapshotDiskToImage;
 pub use flows::stage::StageImage;
 pub use flows::upload::UploadImage;
+pub use image::is_property_name;
+pub use import_plugins::{ConversionFormat, ImportPlugins, InjectMetadata};
 pub use metadef::load::{Loaded, load_folder as load_metadefs};
 pub use notices::Notices;
 pub use options::{ImportFilter, Options, StoreKind, StoreOptions};
@@ -187,6 +192,15 @@ impl ImageService {
                     tracing::warn!(pool = pool.name, %error, "the pool is purged later");
                 }
             }
+        }
+    }
+
+    /// This node's copy of the image is not its data any more.
+    pub(crate) async fn forget_copy(&self, image_id: Uuid) {
+        if let Some(cache) = &self.cache
+            && let Err(error) = cache.remove(image_id).await
+        {
+            tracing::warn!(%error, image = %image_id, "a copy of old data stays in the cache");
         }
     }
 

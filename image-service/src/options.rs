@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use rest::identity::keystone::UnifiedLimits;
+
+use crate::import_plugins::ImportPlugins;
 use crate::quota::Limits;
 
 /// Options of the image service. Field names are Glance's option names.
@@ -23,6 +26,8 @@ pub struct Options {
     pub user_storage_quota: u64,
     /// What every project may use.
     pub limits: Limits,
+    /// Where the limits of each project are instead.
+    pub unified_limits: Option<UnifiedLimits>,
     /// Folder of this node's copies of images; `None`: there is no cache.
     pub image_cache_dir: Option<PathBuf>,
     /// Most bytes of the cache.
@@ -55,6 +60,7 @@ pub struct Options {
     pub staging_pool: String,
     pub enabled_import_methods: Vec<String>,
     pub import_filter: ImportFilter,
+    pub import_plugins: ImportPlugins,
     /// Beginnings of the names of properties that glance-download takes over.
     pub glance_download_properties: Vec<String>,
     pub image_location_quota: Option<u64>,
@@ -125,6 +131,7 @@ impl Default for Options {
             image_member_quota: Some(128),
             user_storage_quota: 0,
             limits: Limits::default(),
+            unified_limits: None,
             image_cache_dir: None,
             image_cache_max_size: 10 << 30,
             limit_param_default: 25,
@@ -143,6 +150,7 @@ impl Default for Options {
             staging_pool: "images-staging".to_owned(),
             enabled_import_methods: words("glance-direct web-download copy-image glance-download"),
             import_filter: ImportFilter::default(),
+            import_plugins: ImportPlugins::default(),
             glance_download_properties: words("hw_ trait: os_distro os_secure_boot os_type"),
             image_location_quota: Some(10),
             do_secure_hash: true,

@@ -5,8 +5,11 @@
 //! are announced, so one upload of unknown length may go over; `user_storage_quota` is the limit
 //! that holds within the stream.
 
+use std::collections::BTreeMap;
+
 use database::Tx;
 
+use crate::ImageService;
 use crate::db::usage::{self, Usage};
 use crate::error::{Error, Result};
 
@@ -37,29 +40,79 @@ pub enum Demand {
     Staged { bytes: u64 },
 }
 
+/// A demand beside the limit that it is held to.
+struct Claim {
+    resource: &'static str,
+    limit: Option<u64>,
+    /// Without the demand.
+    used: u64,
+    delta: u64,
+}
+
 impl Demand {
-    /// Name of the limit, the limit, and what would be used.
-    fn judge(self, limits: &Limits, used: &Usage) -> (&'static str, Option<u64>, u64) {
-        let with = |used: u64, bytes: u64| (used / MIB).saturating_add(bytes / MIB);
+    fn claim(self, limits: &Limits, used: &Usage) -> Claim {
+        let counted = |resource, limit, images: u64| Claim {
+            resource,
+            limit,
+            used: images.saturating_sub(1),
+            delta: 1,
+        };
+        let sized = |resource, limit, used: u64, bytes: u64| Claim {
+            resource,
+            limit,
+            used: used / MIB,
+            delta: bytes / MIB,
+        };
+        let Limits {
+            image_size_total,
+            image_stage_total,
+            image_count_total,
+            image_count_uploading,
+        } = *limits;
         match self {
-            Demand::Image => ("image_count_total", limits.image_count_total, used.images),
-            Demand::Uploading => (
+            Demand::Image => counted("image_count_total", image_count_total, used.images),
+            Demand::Uploading => counted(
                 "image_count_uploading",
-                limits.image_count_uploading,
+                image_count_uploading,
                 used.uploading,
             ),
-            Demand::Data { bytes } => (
-                "image_size_total",
-                limits.image_size_total,
-                with(used.size_bytes, bytes),
-            ),
-            Demand::Staged { bytes } => (
+            Demand::Data { bytes } => {
+                sized("image_size_total", image_size_total, used.size_bytes, bytes)
+            }
+            Demand::Staged { bytes } => sized(
                 "image_stage_total",
-                limits.image_stage_total,
-                with(used.staged_bytes, bytes),
+                image_stage_total,
+                used.staged_bytes,
+                bytes,
             ),
         }
     }
+}
+
+impl Limits {
+    /// As Keystone has them. A resource that it knows nothing of may not be used, as oslo.limit
+    /// has it.
+    fn of_keystone(found: &BTreeMap<String, i64>) -> Self {
+        // Negative is no limit.
+        let limit = |name: &str| u64::try_from(found.get(name).copied().unwrap_or(0)).ok();
+        Limits {
+            image_size_total: limit("image_size_total"),
+            image_stage_total: limit("image_stage_total"),
+            image_count_total: limit("image_count_total"),
+            image_count_uploading: limit("image_count_uploading"),
+        }
+    }
+}
+
+/// What this owner may use. Keystone is asked, if it has the limits: not within a transaction.
+pub async fn limits_of(service: &ImageService, owner: Option<&str>) -> Result<Limits> {
+    let options = &service.options;
+    let (Some(keystone), Some(owner)) = (&options.unified_limits, owner) else {
+        return Ok(options.limits.clone());
+    };
+    let found = keystone.of_project(owner).await;
+    let found = found.map_err(|error| Error::Unavailable(error.to_string()))?;
+    Ok(Limits::of_keystone(&found))
 }
 
 /// 413 if the owner goes over a limit. Serialises the checks of one owner.
@@ -72,12 +125,18 @@ pub async fn check(
     let Some(owner) = owner.filter(|_| *limits != Limits::default()) else {
         return Ok(());
     };
-    let used = usage::of_project_locked(tx, owner).await?;
+    let usage = usage::of_project_locked(tx, owner).await?;
     for demand in demands {
-        let (name, limit, wanted) = demand.judge(limits, &used);
-        if let Some(limit) = limit.filter(|limit| wanted > *limit) {
+        let Claim {
+            resource,
+            limit,
+            used,
+            delta,
+        } = demand.claim(limits, &usage);
+        if let Some(limit) = limit.filter(|limit| used.saturating_add(delta) > *limit) {
             return Err(Error::TooLarge(format!(
-                "Project {owner} is over a limit for [Resource {name} is over limit of {limit}: {wanted} would be used]"
+                "Project {owner} is over a limit for [Resource {resource} is over limit of \
+                 {limit} due to current usage {used} and delta {delta}]"
             )));
         }
     }
@@ -100,10 +159,23 @@ mod tests {
             images: 1,
             uploading: 1,
         };
-        let judged = |demand: Demand| demand.judge(&limits, &used);
-        let (name, limit, wanted) = judged(Demand::Data { bytes: MIB - 1 });
-        assert_eq!((name, limit, wanted), ("image_size_total", Some(2), 2));
-        assert_eq!(judged(Demand::Data { bytes: MIB }).2, 3);
-        assert_eq!(judged(Demand::Image).1, None);
+        let claim = |demand: Demand| {
+            let claim = demand.claim(&limits, &used);
+            (claim.resource, claim.limit, claim.used, claim.delta)
+        };
+        let expected = ("image_size_total", Some(2), 2, 0);
+        assert_eq!(claim(Demand::Data { bytes: MIB - 1 }), expected);
+        assert_eq!(claim(Demand::Data { bytes: MIB }).3, 1);
+        assert_eq!(claim(Demand::Image), ("image_count_total", None, 0, 1));
+    }
+
+    #[test]
+    fn what_keystone_does_not_know_may_not_be_used() {
+        let found = [("image_size_total", -1), ("image_count_total", 5)];
+        let found = found.map(|(name, limit)| (name.to_owned(), limit));
+        let limits = Limits::of_keystone(&BTreeMap::from(found));
+        assert_eq!(limits.image_size_total, None);
+        assert_eq!(limits.image_count_total, Some(5));
+        assert_eq!(limits.image_stage_total, Some(0));
     }
 }

@@ -6,6 +6,7 @@
 //! another cluster than the next.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Display;
 use std::sync::Arc;
 
 use storage::{ImageSpec, ImageStore, SnapshotSpec};
@@ -57,12 +58,13 @@ impl Pool {
         }
     }
 
-    pub fn image(&self, id: Uuid) -> ImageSpec {
-        ImageSpec::new(&self.name, id.to_string())
+    /// Data is named by its image's id; staged data that is worked on has names of its own.
+    pub fn image(&self, name: impl Display) -> ImageSpec {
+        ImageSpec::new(&self.name, name.to_string())
     }
 
-    pub fn snapshot(&self, id: Uuid) -> SnapshotSpec {
-        self.image(id).at(STORE_SNAPSHOT)
+    pub fn snapshot(&self, name: impl Display) -> SnapshotSpec {
+        self.image(name).at(STORE_SNAPSHOT)
     }
 
     /// The URL of an image's data in this pool.

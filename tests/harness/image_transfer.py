@@ -82,8 +82,11 @@ class Service:
         return self.rest.ok("POST", "/images", body)["id"]
 
     def upload(self, path: Path) -> tuple[str, float]:
+        self.rest.close()
         identity = self.record()
         seconds = curl(*self.headers, "-T", str(path), f"{self.base}/images/{identity}/file")
+        # Some servers give a connection up that is idle for as long as a transfer takes.
+        self.rest.close()
         status = self.rest.ok("GET", f"/images/{identity}")["status"]
         assert status == "active", f"{self.name}: image is {status} after its upload"
         return identity, seconds
@@ -91,11 +94,13 @@ class Service:
     def transfer(self, path: Path) -> tuple[float, float]:
         identity, up = self.upload(path)
         down = curl(*self.headers, f"{self.base}/images/{identity}/file")
+        self.rest.close()
         self.rest.ok("DELETE", f"/images/{identity}")
         return up, down
 
     def list_ms(self, count: int) -> float:
         """Milliseconds of one page with that many images."""
+        self.rest.close()
         made = [self.record(f"list-{number}") for number in range(count)]
         taken = []
         for _ in range(5):

@@ -1,13 +1,16 @@
-//! `[keystone_authtoken]` and `[service_user]`: how tokens are checked, and whose are used
-//! towards other services. Names and meaning are those of keystonemiddleware and keystoneauth.
+//! `[keystone_authtoken]`, `[service_user]` and `[oslo_limit]`: how tokens are checked, and whose
+//! are used towards other services. Names and meaning are those of keystonemiddleware and keystoneauth.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use rest::Secret;
-use rest::http_client::Tls;
+use rest::http_client::{ClientError, Tls};
 use rest::identity::ServiceTokens;
-use rest::identity::keystone::{Account, Credentials, KeystoneOptions, LoginScope, ServerOptions};
+use rest::identity::keystone::{
+    Account, Credentials, KeystoneOptions, LimitedEndpoint, LoginScope, ServerOptions,
+    UnifiedLimits,
+};
 
 use super::{Config, ConfigError};
 
@@ -15,6 +18,8 @@ use super::{Config, ConfigError};
 const AUTHTOKEN: &str = "keystone_authtoken";
 /// Who calls other services.
 const SERVICE_USER: &str = "service_user";
+/// Who asks for limits, and which ones.
+const OSLO_LIMIT: &str = "oslo_limit";
 
 /// How tokens are validated at Keystone.
 pub fn keystone(config: &Config) -> Result<KeystoneOptions, ConfigError> {
@@ -39,6 +44,35 @@ pub fn service_user(config: &Config) -> Result<Option<(ServerOptions, Credential
     }
     let server = server(config, SERVICE_USER)?;
     Ok(Some((server, credentials(config, SERVICE_USER)?)))
+}
+
+/// Where the limits of projects are; `None`: in the configuration.
+pub fn unified_limits(config: &Config) -> Result<Option<UnifiedLimits>, ConfigError> {
+    if !config.boolean("image_api", "use_keystone_limits")? {
+        return Ok(None);
+    }
+    let text = |name: &str| config.text(OSLO_LIMIT, name);
+    let interface = text("endpoint_interface")?.unwrap_or_default();
+    let endpoint = LimitedEndpoint {
+        id: text("endpoint_id")?,
+        service_type: text("endpoint_service_type")?,
+        service_name: text("endpoint_service_name")?,
+        region: text("endpoint_region_name")?,
+        interface: interface.trim_end_matches("URL").to_owned(),
+    };
+    if endpoint.id.is_none() && endpoint.service_type.is_none() && endpoint.service_name.is_none() {
+        let reason = "must be set, or else endpoint_service_type or endpoint_service_name";
+        return Err(ConfigError::option(OSLO_LIMIT, "endpoint_id", reason));
+    }
+    let (server, credentials) = (
+        server(config, OSLO_LIMIT)?,
+        credentials(config, OSLO_LIMIT)?,
+    );
+    let limits = UnifiedLimits::new(&server, credentials, endpoint);
+    let failed = |error: ClientError| {
+        ConfigError::option(OSLO_LIMIT, "cafile, certfile or keyfile", error.to_string())
+    };
+    limits.map(Some).map_err(failed)
 }
 
 fn server(config: &Config, section: &str) -> Result<ServerOptions, ConfigError> {
@@ -181,6 +215,28 @@ mod tests {
         let tls = options.server.tls;
         assert!(tls.insecure && tls.cafile.is_some());
         assert!(service_user(&config).unwrap().is_none());
+    }
+
+    #[test]
+    fn limits_are_those_of_one_endpoint() {
+        let limits = |options: &[(&str, &str)]| {
+            let given = options.iter();
+            let pairs = given.map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+            unified_limits(&Config::load(&[], pairs).unwrap())
+        };
+        assert!(limits(&[]).unwrap().is_none());
+        let on = ("OS_IMAGE_API__USE_KEYSTONE_LIMITS", "true");
+        let refused = limits(&[on]).unwrap_err().to_string();
+        assert!(refused.starts_with("option [oslo_limit] endpoint_id: must be set"));
+        let account = [
+            on,
+            ("OS_OSLO_LIMIT__ENDPOINT_ID", "e"),
+            ("OS_OSLO_LIMIT__AUTH_URL", "http://keystone"),
+            ("OS_OSLO_LIMIT__USERNAME", "glance"),
+            ("OS_OSLO_LIMIT__PASSWORD", "secret"),
+            ("OS_OSLO_LIMIT__SYSTEM_SCOPE", "all"),
+        ];
+        assert!(limits(&account).unwrap().is_some());
     }
 
     #[test]

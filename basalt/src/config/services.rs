@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use image_service::{Engines, ImportFilter, StoreKind, StoreOptions};
+use image_service::{
+    ConversionFormat, Engines, ImportFilter, ImportPlugins, InjectMetadata, StoreKind, StoreOptions,
+};
 use rest::http_client::Tls;
 use storage::ImageStore;
 use volume_service::keys::Key;
@@ -185,6 +187,7 @@ pub fn image_options(config: &Config) -> Result<image_service::Options, ConfigEr
             image_count_total: quota("image_count_total")?,
             image_count_uploading: quota("image_count_uploading")?,
         },
+        unified_limits: super::identity::unified_limits(config)?,
         image_cache_dir: config
             .text("image_api", "image_cache_dir")?
             .map(std::path::PathBuf::from),
@@ -204,6 +207,7 @@ pub fn image_options(config: &Config) -> Result<image_service::Options, ConfigEr
         staging_pool: required(config, "os_glance_staging_store", "rbd_store_pool")?,
         enabled_import_methods: import_methods(config)?,
         import_filter: import_filter(config)?,
+        import_plugins: import_plugins(config)?,
         glance_download_properties: bracketed(
             config,
             "glance_download_properties",
@@ -300,6 +304,50 @@ fn import_methods(config: &Config) -> Result<Vec<String>, ConfigError> {
             Err(ConfigError::option(option.0, option.1, reason))
         }
     }
+}
+
+fn import_plugins(config: &Config) -> Result<ImportPlugins, ConfigError> {
+    let option = ("image_import_opts", "image_import_plugins");
+    let mut plugins = ImportPlugins::default();
+    for name in bracketed(config, option.0, option.1)? {
+        match name.as_str() {
+            "no_op" => {}
+            "image_decompression" => plugins.image_decompression = true,
+            "image_conversion" => {
+                let format = required(config, "image_conversion", "output_format")?;
+                plugins.image_conversion = Some(match format.as_str() {
+                    "qcow2" => ConversionFormat::Qcow2,
+                    _ => ConversionFormat::Raw,
+                });
+            }
+            "inject_image_metadata" => {
+                plugins.inject_image_metadata = Some(inject_metadata(config)?);
+            }
+            other => {
+                let reason = format!("the plugin {other:?} is not known");
+                return Err(ConfigError::option(option.0, option.1, reason));
+            }
+        }
+    }
+    Ok(plugins)
+}
+
+fn inject_metadata(config: &Config) -> Result<InjectMetadata, ConfigError> {
+    let section = "inject_metadata_properties";
+    let pair = |item: &String| {
+        let pair = item.split_once(':');
+        let pair = pair.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
+        pair.filter(|(name, _)| image_service::is_property_name(name))
+            .ok_or_else(|| {
+                let reason = format!("{item:?} is not name:value with the name of a property");
+                ConfigError::option(section, "inject", reason)
+            })
+    };
+    let inject = config.list(section, "inject")?;
+    Ok(InjectMetadata {
+        ignore_user_roles: config.list(section, "ignore_user_roles")?,
+        inject: inject.iter().map(pair).collect::<Result<_, _>>()?,
+    })
 }
 
 fn import_filter(config: &Config) -> Result<ImportFilter, ConfigError> {
@@ -410,6 +458,30 @@ mod tests {
         ] {
             assert!(image_options(&config(&[(name, text)])).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn import_plugins_are_named_and_set_up() {
+        let plugins = |pairs: &[(&str, &str)]| {
+            image_options(&config(pairs)).map(|options| options.import_plugins)
+        };
+        let listed = (
+            "OS_IMAGE_IMPORT_OPTS__IMAGE_IMPORT_PLUGINS",
+            "['image_conversion', 'inject_image_metadata']",
+        );
+        let inject = ("OS_INJECT_METADATA_PROPERTIES__INJECT", "a:b, hw_c:d:e");
+        let format = ("OS_IMAGE_CONVERSION__OUTPUT_FORMAT", "qcow2");
+        let given = plugins(&[listed, inject, format]).unwrap();
+        assert_eq!(given.image_conversion, Some(ConversionFormat::Qcow2));
+        let metadata = given.inject_image_metadata.unwrap();
+        assert_eq!(metadata.ignore_user_roles, ["admin"]);
+        let value = |name: &str| metadata.inject.get(name).map(String::as_str);
+        assert_eq!((value("a"), value("hw_c")), (Some("b"), Some("d:e")));
+        for inject in ["a", "status:active", ":b"] {
+            let inject = ("OS_INJECT_METADATA_PROPERTIES__INJECT", inject);
+            assert!(plugins(&[listed, inject]).is_err(), "{}", inject.1);
+        }
+        assert!(plugins(&[(listed.0, "[other]")]).is_err());
     }
 
     #[test]

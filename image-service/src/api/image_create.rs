@@ -16,7 +16,7 @@ use crate::ImageService;
 use crate::db::images;
 use crate::error::{Error, Result};
 use crate::image::{Image, Key, Status, Visibility};
-use crate::quota::{self, Demand};
+use crate::quota::{self, Demand, Limits};
 use crate::views::ImageView;
 
 pub async fn create(
@@ -28,8 +28,9 @@ pub async fn create(
     let image = parse(&service, &context, body.as_ref())?;
     enforce(&service, &context, &image)?;
     attributes::check_quotas(None, &image, &service.options)?;
+    let limits = quota::limits_of(&service, image.owner.as_deref()).await?;
     let mut tx = service.database.begin().await?;
-    insert(&service, &mut tx, &image).await?;
+    insert(&mut tx, &image, &limits).await?;
     let notices = &service.notices;
     notices
         .image(&mut tx, image.id, "image.create", &context)
@@ -148,7 +149,7 @@ pub fn enforce(service: &ImageService, context: &RequestContext, image: &Image) 
 }
 
 /// 409 for an id that was given out before, 413 for one image too many.
-pub async fn insert(service: &ImageService, tx: &mut Tx, image: &Image) -> Result<()> {
+pub async fn insert(tx: &mut Tx, image: &Image, limits: &Limits) -> Result<()> {
     match images::insert(tx, image).await {
         Err(database::Error::Constraint(_)) => Err(Error::Conflict(format!(
             "Image ID {} already exists!",
@@ -156,7 +157,6 @@ pub async fn insert(service: &ImageService, tx: &mut Tx, image: &Image) -> Resul
         ))),
         inserted => {
             inserted?;
-            let limits = &service.options.limits;
             quota::check(tx, limits, image.owner.as_deref(), &[Demand::Image]).await
         }
     }

@@ -1,27 +1,19 @@
-//! PUT and GET of an image's data.
+//! PUT of an image's data.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
-use rest::{QueryParams, RequestContext};
-use storage::{ImageHandle, MAX_IMAGE_BYTES};
+use axum::http::{HeaderMap, StatusCode};
+use futures_util::StreamExt;
+use rest::RequestContext;
+use storage::MAX_IMAGE_BYTES;
 use taskflow::{NewFlow, TaskError};
-use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::byte_range::{self, ByteRange};
-use super::{Service, access, image_send};
+use super::{Service, access};
 use crate::ImageService;
-use crate::data_source::{self, Found};
 use crate::db::{images, usage};
 use crate::error::{Error, Result};
-use crate::fetch::Fetched;
 use crate::flows::class;
 use crate::flows::upload::{Params, UploadImage};
 use crate::image::{Image, Status, lock_key};
@@ -216,6 +208,7 @@ async fn begin(
     declared_bytes: Option<u64>,
     flow: NewFlow,
 ) -> Result<()> {
+    let limits = quota::limits_of(service, image.owner.as_deref()).await?;
     let mut tx = service.database.begin().await?;
     if !images::begin_upload(&mut tx, image.id, flow.id()).await? {
         let now = images::find_locked(&mut tx, image.id)
@@ -225,13 +218,7 @@ async fn begin(
     }
     let bytes = declared_bytes.unwrap_or(0);
     let demands = [Demand::Uploading, Demand::Data { bytes }];
-    quota::check(
-        &mut tx,
-        &service.options.limits,
-        image.owner.as_deref(),
-        &demands,
-    )
-    .await?;
+    quota::check(&mut tx, &limits, image.owner.as_deref(), &demands).await?;
     flow.insert(&mut tx).await?;
     Ok(tx.commit().await?)
 }
@@ -292,168 +279,4 @@ fn refusal(id: Uuid, error: TaskError) -> Error {
         | TaskError::DATABASE_UNAVAILABLE => Error::Unavailable(message),
         class => Error::Internal(format!("upload of image {id}: {class}: {message}")),
     }
-}
-
-/// The image's data, or one range of it.
-pub async fn download(
-    State(service): Service,
-    context: RequestContext,
-    Path(id): Path<String>,
-    mut params: QueryParams,
-    headers: HeaderMap,
-) -> Result<Response> {
-    let visible = access::find_for(&service, &context, &id, "download_image").await?;
-    let image = &visible.image;
-    let preferred = preferred_stores(&service, &mut params)?;
-    if !preferred.is_empty() {
-        visible.enforce(&service, &context, "download_from_store")?;
-    }
-    if image.status == Status::Deactivated && !context.is_admin {
-        let message = "The requested image has been deactivated. Image data download is forbidden.";
-        return Err(Error::Forbidden(message.to_owned()));
-    }
-    let found = match image.status {
-        Status::Active | Status::Deactivated => {
-            data_source::open_image(&service, image, &preferred).await?
-        }
-        _ => None,
-    };
-    let mut response = match found {
-        None => return Ok(StatusCode::NO_CONTENT.into_response()),
-        Some(Found::Pool(handle, chunk_bytes)) => send(handle, chunk_bytes, &headers).await?,
-        Some(Found::Web(fetched)) => {
-            if headers.contains_key(header::RANGE) {
-                let message = "The store of this image cannot read parts of it.";
-                return Err(Error::BadRequest(message.to_owned()));
-            }
-            relay(fetched)
-        }
-    };
-    let out = response.headers_mut();
-    out.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    );
-    if let Some(md5) = image
-        .checksum
-        .as_deref()
-        .and_then(|md5| HeaderValue::try_from(md5).ok())
-    {
-        out.insert("content-md5", md5);
-    }
-    Ok(image_send::watched(&service, &context, image, response))
-}
-
-/// The stores that the client would rather read from, as it names them.
-fn preferred_stores(service: &ImageService, params: &mut QueryParams) -> Result<Vec<String>> {
-    let text = params.take("prefer").unwrap_or_default();
-    let names = text.split(',').map(str::trim);
-    let names: Vec<String> = names
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect();
-    for name in &names {
-        let chosen = service.stores.choose(Some(name));
-        chosen.map_err(Error::BadRequest)?;
-    }
-    Ok(names)
-}
-
-/// Data of the web, passed on as it comes.
-fn relay(fetched: Fetched) -> Response {
-    let mut response = Response::new(Body::from_stream(fetched.data));
-    if let Some(size) = fetched.size_bytes {
-        let size = HeaderValue::from(size);
-        response.headers_mut().insert(header::CONTENT_LENGTH, size);
-    }
-    response
-}
-
-/// Data of a pool, or the range that the request asks for.
-async fn send(
-    handle: Arc<dyn ImageHandle>,
-    chunk_bytes: usize,
-    headers: &HeaderMap,
-) -> Result<Response> {
-    let size = handle.size_bytes();
-    let range = byte_range::of_request(headers, size)?;
-    let part = range.unwrap_or(ByteRange {
-        start: 0,
-        end: size,
-    });
-    let mut response = Response::new(body(handle, part, chunk_bytes).await?);
-    let out = response.headers_mut();
-    out.insert(
-        header::CONTENT_LENGTH,
-        HeaderValue::from(part.end.saturating_sub(part.start)),
-    );
-    out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    if range.is_some() {
-        let text = format!("bytes {}-{}/{size}", part.start, part.end.saturating_sub(1));
-        if let Ok(value) = HeaderValue::try_from(text) {
-            out.insert(header::CONTENT_RANGE, value);
-        }
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    }
-    Ok(response)
-}
-
-/// The bytes of the range as a stream that reads one chunk ahead. The first chunk is read before
-/// the answer begins, so that data that cannot be read is an error and not a cut answer.
-async fn body(handle: Arc<dyn ImageHandle>, range: ByteRange, chunk_bytes: usize) -> Result<Body> {
-    if range.start >= range.end {
-        return Ok(Body::empty());
-    }
-    let first = read(handle.as_ref(), range, chunk_bytes).await?;
-    let rest = ByteRange {
-        start: range.start.saturating_add(first.len() as u64),
-        end: range.end,
-    };
-    let (sender, receiver) = mpsc::channel(1);
-    if rest.start < rest.end {
-        tokio::spawn(read_ahead(handle, rest, chunk_bytes, sender));
-    } else {
-        drop(sender);
-    }
-    let later = stream::unfold(receiver, async |mut receiver| {
-        let piece: std::io::Result<Bytes> = receiver.recv().await?;
-        Some((piece, receiver))
-    });
-    Ok(Body::from_stream(stream::iter([Ok(first)]).chain(later)))
-}
-
-/// Ends when the range does, when a read fails, or when the client is gone.
-async fn read_ahead(
-    handle: Arc<dyn ImageHandle>,
-    mut range: ByteRange,
-    chunk_bytes: usize,
-    sender: mpsc::Sender<std::io::Result<Bytes>>,
-) {
-    while range.start < range.end {
-        let piece = read(handle.as_ref(), range, chunk_bytes).await;
-        if let Err(error) = &piece {
-            tracing::error!(%error, offset = range.start, "image data cannot be read; the download is cut");
-        }
-        let read = piece.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        let failed = read == 0;
-        if sender
-            .send(piece.map_err(std::io::Error::other))
-            .await
-            .is_err()
-            || failed
-        {
-            return;
-        }
-        range.start = range.start.saturating_add(read);
-    }
-}
-
-async fn read(
-    handle: &dyn ImageHandle,
-    range: ByteRange,
-    chunk_bytes: usize,
-) -> storage::Result<Bytes> {
-    let left = range.end.saturating_sub(range.start);
-    let length = usize::try_from(left).unwrap_or(usize::MAX).min(chunk_bytes);
-    handle.read(range.start, length).await
 }

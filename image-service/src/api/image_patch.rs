@@ -83,6 +83,9 @@ async fn save(
     if rings {
         service.doorbell.wake();
     }
+    if !locations.is_empty() {
+        service.forget_copy(id).await;
+    }
     Ok(image)
 }
 

@@ -113,6 +113,7 @@ async fn store(
 
 async fn begin(service: &ImageService, staging: &Staging, flow: NewFlow) -> Result<()> {
     let image = &staging.image;
+    let limits = quota::limits_of(service, image.owner.as_deref()).await?;
     let mut tx = service.database.begin().await?;
     if !images::begin_stage(&mut tx, image.id, flow.id()).await? {
         let now = images::find_locked(&mut tx, image.id).await?;
@@ -121,8 +122,7 @@ async fn begin(service: &ImageService, staging: &Staging, flow: NewFlow) -> Resu
     }
     let bytes = staging.declared_bytes.unwrap_or(0);
     let demands = [Demand::Uploading, Demand::Staged { bytes }];
-    let limits = &service.options.limits;
-    quota::check(&mut tx, limits, image.owner.as_deref(), &demands).await?;
+    quota::check(&mut tx, &limits, image.owner.as_deref(), &demands).await?;
     flow.insert(&mut tx).await?;
     Ok(tx.commit().await?)
 }

@@ -79,11 +79,7 @@ pub async fn delete(
     }
     tx.commit().await?;
     service.doorbell.wake();
-    if let Some(cache) = &service.cache
-        && let Err(error) = cache.remove(image.id).await
-    {
-        tracing::warn!(%error, image = %image.id, "a deleted image stays in the cache");
-    }
+    service.forget_copy(image.id).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -14,7 +14,9 @@ use crate::db::{images, tasks as tasks_db};
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::flows::import::Method;
+use crate::import_plugins::Plugins;
 use crate::imports::{self, NewImport, task_input};
+use crate::quota;
 use crate::remote_image::RemoteImage;
 use crate::views::{ImageTaskView, ImageTasksView};
 
@@ -44,7 +46,14 @@ pub async fn import(
     if let Method::WebDownload { uri } = &method {
         check_uri(&service, uri).await?;
     }
+    let plugins = match method {
+        // The image has its data; nothing about it changes.
+        Method::CopyImage => Plugins::default(),
+        _ => service.options.import_plugins.for_caller(&context),
+    };
     let new = NewImport {
+        plugins,
+        limits: quota::limits_of(&service, image.owner.as_deref()).await?,
         limit_bytes: image_data::limit_bytes(&service, image).await?,
         input: task_input(image.id, asked.body, &stores),
         method,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Service, access};
 use crate::db::usage as usage_db;
 use crate::error::{Error, Result};
+use crate::quota;
 use crate::stores::Store;
 use crate::views::{LimitView, StoreDetailView, StoreView, StoresView};
 
@@ -76,7 +77,7 @@ const MIB: u64 = 1 << 20;
 /// Usage of the caller's project; sizes in whole MiB, as limits count. `-1` stands for no limit.
 pub async fn usage(State(service): Service, context: RequestContext) -> Result<Json<Value>> {
     let used = usage_db::of_project(&service.database, context.project()).await?;
-    let limits = &service.options.limits;
+    let limits = quota::limits_of(&service, context.project_id.as_deref()).await?;
     let view = |usage, limit: Option<u64>| LimitView {
         usage,
         limit: limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX)),

@@ -9,6 +9,7 @@ mod cache;
 mod disk_snapshots;
 mod image_create;
 mod image_data;
+mod image_download;
 mod image_list;
 mod image_patch;
 mod image_send;
@@ -75,7 +76,7 @@ pub fn v2_routes() -> Router<Arc<ImageService>> {
         )
         .route(
             "/images/{id}/file",
-            get(image_data::download).put(image_data::upload),
+            get(image_download::download).put(image_data::upload),
         )
         .route("/images/{id}/stage", put(image_stage::stage))
         .route("/images/{id}/import", post(imports::import))

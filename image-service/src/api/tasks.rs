@@ -16,7 +16,9 @@ use crate::db::tasks::{self, SORT_COLUMNS, TaskQuery};
 use crate::error::{Error, Result};
 use crate::flows::import::Method;
 use crate::image::{Task, TaskStatus};
+use crate::import_plugins::Plugins;
 use crate::imports::{self, NewImport};
+use crate::quota;
 use crate::views::{TaskStubView, TaskView, TasksView};
 
 /// The one type of task that can be asked for.
@@ -116,6 +118,7 @@ pub async fn create(
     import_api::check_uri(&service, asked.uri).await?;
     let image = image_create::parse(&service, &context, Some(asked.properties))?;
     image_create::enforce(&service, &context, &image)?;
+    let limits = quota::limits_of(&service, image.owner.as_deref()).await?;
     let new = NewImport {
         method: Method::WebDownload {
             uri: asked.uri.to_owned(),
@@ -124,11 +127,13 @@ pub async fn create(
         all_stores: false,
         all_stores_must_succeed: true,
         limit_bytes: image_data::limit_bytes(&service, &image).await?,
+        plugins: Plugins::default(),
+        limits: limits.clone(),
         task_type: IMPORT,
         input: asked.input.clone(),
     };
     let mut tx = service.database.begin().await?;
-    image_create::insert(&service, &mut tx, &image).await?;
+    image_create::insert(&mut tx, &image, &limits).await?;
     let notices = &service.notices;
     notices
         .image(&mut tx, image.id, "image.create", &context)

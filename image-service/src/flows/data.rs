@@ -1,8 +1,10 @@
 //! Image data in a pool: `<id>@snap`, protected. Every call is safe to repeat, and finds or
 //! removes what an earlier one left half-made.
 
-use storage::Change;
+use std::fmt::Display;
+
 use storage::diff_stream::{export, import};
+use storage::{Change, ImageSpec, SnapshotSpec};
 use taskflow::{LeaseWatch, TaskError};
 use uuid::Uuid;
 
@@ -10,8 +12,8 @@ use super::{gone_is_done, store_error};
 use crate::stores::Pool;
 
 /// Makes the image's data final: the snapshot that readers and clones use.
-pub async fn protect(pool: &Pool, id: Uuid) -> Result<(), TaskError> {
-    let snapshot = pool.snapshot(id);
+pub async fn protect(pool: &Pool, name: impl Display + Send) -> Result<(), TaskError> {
+    let snapshot = pool.snapshot(name);
     match pool.engine.create_snapshot(&snapshot).await {
         // An earlier run made it.
         Ok(()) | Err(storage::Error::Exists(_)) => {}
@@ -28,9 +30,13 @@ pub async fn unprotect(pool: &Pool, id: Uuid) -> Result<(), TaskError> {
     gone_is_done(pool.engine.remove_snapshot(&snapshot).await)
 }
 
-/// Makes `to` hold the image's data as `from` has it: in the same store a clone that is made
-/// independent at once, which moves nothing on an engine that flattens instantly.
-pub async fn place(from: &Pool, to: &Pool, id: Uuid) -> Result<(), TaskError> {
+/// Makes `to` hold the image's data as the snapshot in `from` has it: in the same store a clone
+/// that is made independent at once, which moves nothing on an engine that flattens instantly.
+pub async fn place(
+    (from, source): (&Pool, &SnapshotSpec),
+    to: &Pool,
+    id: Uuid,
+) -> Result<(), TaskError> {
     if is_placed(to, id).await? {
         return Ok(());
     }
@@ -38,27 +44,29 @@ pub async fn place(from: &Pool, to: &Pool, id: Uuid) -> Result<(), TaskError> {
     unprotect(to, id).await?;
     gone_is_done(to.engine.remove(&snapshot.image).await)?;
     if from.engine.fsid() == to.engine.fsid() {
-        let source = from.snapshot(id);
-        let cloned = to.engine.clone_image(&source, &snapshot.image).await;
+        let cloned = to.engine.clone_image(source, &snapshot.image).await;
         cloned.map_err(store_error)?;
         let flattened = to.engine.flatten(&snapshot.image).await;
         flattened.map_err(store_error)?;
     } else {
-        copy(from, to, id).await?;
+        copy((from, source), &snapshot.image, to).await?;
     }
     protect(to, id).await
 }
 
 /// The data goes from one store into the other through this process, a piece at a time.
-async fn copy(from: &Pool, to: &Pool, id: Uuid) -> Result<(), TaskError> {
-    let (source, target) = (from.snapshot(id), to.image(id));
-    to.engine.create(&target, 0).await.map_err(store_error)?;
+async fn copy(
+    (from, source): (&Pool, &SnapshotSpec),
+    target: &ImageSpec,
+    to: &Pool,
+) -> Result<(), TaskError> {
+    to.engine.create(target, 0).await.map_err(store_error)?;
     let whole = Change {
         from: None,
         to: Some(&source.snapshot),
     };
     let stream = export(&from.engine, &source.image, whole);
-    let imported = import(to.engine.as_ref(), &target, stream).await;
+    let imported = import(to.engine.as_ref(), target, stream).await;
     imported.map_err(store_error).map(drop)
 }
 
@@ -77,8 +85,11 @@ async fn is_placed(pool: &Pool, id: Uuid) -> Result<bool, TaskError> {
 
 /// Makes clones of the image's data independent and lets go of its protection.
 pub async fn detach_clones(pool: &Pool, id: Uuid, lease: &LeaseWatch) -> Result<(), TaskError> {
-    let snapshot = pool.snapshot(id);
-    let clones = match pool.engine.children(&snapshot).await {
+    detach(pool, &pool.snapshot(id), lease).await
+}
+
+async fn detach(pool: &Pool, snapshot: &SnapshotSpec, lease: &LeaseWatch) -> Result<(), TaskError> {
+    let clones = match pool.engine.children(snapshot).await {
         Ok(clones) => clones,
         Err(storage::Error::NotFound(_)) => return Ok(()),
         Err(error) => return Err(store_error(error)),
@@ -90,18 +101,26 @@ pub async fn detach_clones(pool: &Pool, id: Uuid, lease: &LeaseWatch) -> Result<
         gone_is_done(pool.engine.flatten(&clone).await)?;
     }
     // A clone that was made in between makes this `Busy`.
-    gone_is_done(pool.engine.unprotect_snapshot(&snapshot).await)
+    gone_is_done(pool.engine.unprotect_snapshot(snapshot).await)
 }
 
 /// Removes the image's data, which nothing is cloned from any more.
 pub async fn remove_detached(pool: &Pool, id: Uuid) -> Result<(), TaskError> {
-    let snapshot = pool.snapshot(id);
-    gone_is_done(pool.engine.remove_snapshot(&snapshot).await)?;
+    remove_both(pool, &pool.snapshot(id)).await
+}
+
+async fn remove_both(pool: &Pool, snapshot: &SnapshotSpec) -> Result<(), TaskError> {
+    gone_is_done(pool.engine.remove_snapshot(snapshot).await)?;
     gone_is_done(pool.engine.remove(&snapshot.image).await)
 }
 
 /// Removes the image's data, whatever is cloned from it.
-pub async fn remove(pool: &Pool, id: Uuid, lease: &LeaseWatch) -> Result<(), TaskError> {
-    detach_clones(pool, id, lease).await?;
-    remove_detached(pool, id).await
+pub async fn remove(
+    pool: &Pool,
+    name: impl Display + Send,
+    lease: &LeaseWatch,
+) -> Result<(), TaskError> {
+    let snapshot = pool.snapshot(name);
+    detach(pool, &snapshot, lease).await?;
+    remove_both(pool, &snapshot).await
 }

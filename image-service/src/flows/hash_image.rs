@@ -8,9 +8,9 @@ use database::Tx;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use taskflow::{BoxTask, Flow, Retry, Run, Task, TaskError, boxed};
-use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
+use super::digests::Digests;
 use super::receive::Watch;
 use super::upload::HASH_ALGORITHM;
 use super::watch::ImageWatch;
@@ -18,7 +18,7 @@ use super::{class, fetch_error};
 use crate::ImageService;
 use crate::data_source;
 use crate::db::images;
-use crate::hashing::{Algorithm, Hasher};
+use crate::hashing::Algorithm;
 use crate::image::Status;
 use crate::uploads::DataStream;
 
@@ -55,25 +55,17 @@ pub async fn hash_stream(
     algorithm: Algorithm,
     watch: &impl Watch,
 ) -> Result<Hashes, TaskError> {
-    let mut hasher = Hasher::new(algorithm);
+    let digests = Digests::start(algorithm);
     while let Some(piece) = data.next().await {
         watch.check().await?;
         let piece = piece.map_err(|error| TaskError::retryable(class::FETCH, error.to_string()))?;
-        let hashed = spawn_blocking(move || {
-            hasher.feed(&piece);
-            hasher
-        });
-        hasher = hashed.await.map_err(died)?;
+        digests.feed(piece).await?;
     }
-    let (checksum, os_hash_value) = hasher.finish();
+    let digested = digests.finish().await?;
     Ok(Hashes {
-        checksum,
-        os_hash_value,
+        checksum: digested.md5_hex,
+        os_hash_value: digested.hash_hex,
     })
-}
-
-fn died(error: tokio::task::JoinError) -> TaskError {
-    TaskError::new(TaskError::PANIC, error.to_string())
 }
 
 struct HashData;

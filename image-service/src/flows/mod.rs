@@ -4,6 +4,7 @@ pub mod add_location;
 pub mod cache_image;
 mod data;
 pub mod delete;
+mod digests;
 pub mod hash_image;
 pub mod import;
 mod receive;

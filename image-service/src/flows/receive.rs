@@ -1,27 +1,30 @@
 //! Takes image data from a stream into the store: bounded memory, hashing and writing side by
 //! side with receiving.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use image_formats::{Inspection, Inspector};
-use md5::Md5;
-use sha2::{Digest, Sha512};
 use storage::{ImageHandle, ImageSpec, ImageStore};
 use taskflow::TaskError;
 use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::digests::{Digested, Digests};
 use super::{class, store_error};
 use crate::db::staging::StagedData;
 use crate::fetch::Fetched;
-use crate::hashing::hex;
+use crate::hashing::Algorithm;
 use crate::stores::Pool;
 use crate::uploads::{Source, Uploads, drain};
 
+/// Data is hashed and written in pieces of at most this many bytes.
+const PIECE_BYTES_MAX: usize = 1 << 20;
+/// Writes of one upload at the same time, so that the store is busy while the next piece comes.
+const CONCURRENT_WRITES: usize = 4;
 /// Data is looked through for zeroes in steps of this many bytes.
 const ZERO_STEP_BYTES: usize = 64 << 10;
 /// First size of an image of unknown length, and the most it grows by at a time.
@@ -32,18 +35,11 @@ const LOOK_AROUND: Duration = Duration::from_millis(500);
 /// A client that sends nothing for this long is given up.
 const STALL_LIMIT: Duration = Duration::from_secs(600);
 
-/// What the data was.
-pub struct Received {
-    pub inspection: Inspection,
-    pub md5_hex: String,
-    pub sha512_hex: String,
-}
-
-impl From<Received> for StagedData {
-    fn from(received: Received) -> Self {
+impl From<Digested> for StagedData {
+    fn from(received: Digested) -> Self {
         StagedData {
             checksum: received.md5_hex,
-            os_hash_value: received.sha512_hex,
+            os_hash_value: received.hash_hex,
             inspection: received.inspection,
         }
     }
@@ -53,18 +49,18 @@ impl From<Received> for StagedData {
 pub struct Sink<'a> {
     store: &'a dyn ImageStore,
     image: ImageSpec,
-    chunk_bytes: usize,
+    piece_bytes: usize,
     /// More than this is refused as [`class::TOO_LARGE`].
     limit_bytes: u64,
 }
 
 impl<'a> Sink<'a> {
-    /// The image's place in the pool.
-    pub fn new(pool: &'a Pool, id: Uuid, limit_bytes: u64) -> Self {
+    /// The place of this name in the pool.
+    pub fn new(pool: &'a Pool, name: impl Display, limit_bytes: u64) -> Self {
         Sink {
             store: pool.engine.as_ref(),
-            image: pool.image(id),
-            chunk_bytes: pool.chunk_bytes,
+            image: pool.image(name),
+            piece_bytes: pool.chunk_bytes.min(PIECE_BYTES_MAX),
             limit_bytes,
         }
     }
@@ -82,7 +78,7 @@ pub async fn receive_upload(
     uploads: &Uploads,
     flow_id: Uuid,
     watch: &impl Watch,
-) -> Result<Received, TaskError> {
+) -> Result<Digested, TaskError> {
     let message = "the data came to a process that has ended";
     let lost = || TaskError::new(class::DATA_LOST, message);
     let mut source = uploads.take(flow_id).ok_or_else(lost)?;
@@ -101,7 +97,7 @@ pub async fn receive_fetched(
     sink: &Sink<'_>,
     fetched: Fetched,
     watch: &impl Watch,
-) -> Result<Received, TaskError> {
+) -> Result<Digested, TaskError> {
     let (_alive, request_gone) = oneshot::channel();
     let mut source = Source {
         data: fetched.data,
@@ -120,7 +116,7 @@ async fn receive(
     sink: &Sink<'_>,
     source: &mut Source,
     watch: &impl Watch,
-) -> Result<Received, TaskError> {
+) -> Result<Digested, TaskError> {
     let first_size = source
         .declared_bytes
         .unwrap_or(FIRST_SIZE_BYTES)
@@ -131,24 +127,14 @@ async fn receive(
         .open(&sink.image, None)
         .await
         .map_err(store_error)?;
-    let mut digests = Digests::default();
-    let mut rest = Bytes::new();
-    let (mut written, mut size) = (0_u64, first_size);
-    let mut chunk = next_chunk(source, &mut rest, sink.chunk_bytes, watch).await?;
-    while !chunk.is_empty() {
-        let end = written.saturating_add(chunk.len() as u64);
-        check_size(end, source.declared_bytes, sink.limit_bytes)?;
-        if end > size {
-            size = grown(size, end);
-            sink.store
-                .resize(&sink.image, size)
-                .await
-                .map_err(store_error)?;
-        }
-        let next = next_chunk(source, &mut rest, sink.chunk_bytes, watch);
-        (chunk, digests) = both(next, store_chunk(&handle, digests, written, chunk)).await?;
-        written = end;
-    }
+    let digests = Digests::start(Algorithm::Sha512);
+    let mut writes = Writes::new(Arc::clone(&handle));
+    let mut size = first_size;
+    let taken = take_all(sink, source, watch, &mut size, (&digests, &mut writes)).await;
+    // A write that runs is never left behind.
+    let stored = writes.finish().await;
+    let written = taken?;
+    stored?;
     if let Some(declared) = source
         .declared_bytes
         .filter(|declared| *declared != written)
@@ -166,6 +152,80 @@ async fn receive(
     digests.finish().await
 }
 
+/// Hands every piece to the digests and to a write of its own, while the next comes in. A failed
+/// write does not wait for a slow client. Answers how many bytes came.
+async fn take_all(
+    sink: &Sink<'_>,
+    source: &mut Source,
+    watch: &impl Watch,
+    size: &mut u64,
+    (digests, writes): (&Digests, &mut Writes),
+) -> Result<u64, TaskError> {
+    let mut rest = Bytes::new();
+    let mut taken = 0_u64;
+    loop {
+        let piece = {
+            let next = next_piece(source, &mut rest, sink.piece_bytes, watch);
+            tokio::pin!(next);
+            loop {
+                tokio::select! {
+                    piece = &mut next => break piece?,
+                    Some(written) = writes.running.join_next() => written.map_err(died)??,
+                }
+            }
+        };
+        if piece.is_empty() {
+            return Ok(taken);
+        }
+        let end = taken.saturating_add(piece.len() as u64);
+        check_size(end, source.declared_bytes, sink.limit_bytes)?;
+        if end > *size {
+            *size = grown(*size, end);
+            let resized = sink.store.resize(&sink.image, *size).await;
+            resized.map_err(store_error)?;
+        }
+        writes.start(taken, piece.clone()).await?;
+        digests.feed(piece).await?;
+        taken = end;
+    }
+}
+
+/// The writes of one upload that are under way.
+struct Writes {
+    handle: Arc<dyn ImageHandle>,
+    running: JoinSet<Result<(), TaskError>>,
+}
+
+impl Writes {
+    fn new(handle: Arc<dyn ImageHandle>) -> Self {
+        Writes {
+            handle,
+            running: JoinSet::new(),
+        }
+    }
+
+    /// Begins to write the piece, once not too many others are under way.
+    async fn start(&mut self, offset: u64, piece: Bytes) -> Result<(), TaskError> {
+        while self.running.len() >= CONCURRENT_WRITES
+            && let Some(written) = self.running.join_next().await
+        {
+            written.map_err(died)??;
+        }
+        let handle = Arc::clone(&self.handle);
+        self.running.spawn(write_piece(handle, offset, piece));
+        Ok(())
+    }
+
+    /// Waits for all of them, also where one fails.
+    async fn finish(mut self) -> Result<(), TaskError> {
+        let mut outcome = Ok(());
+        while let Some(written) = self.running.join_next().await {
+            outcome = outcome.and(written.map_err(died).and_then(|written| written));
+        }
+        outcome
+    }
+}
+
 /// What an earlier run left of the image goes first.
 async fn create_anew(sink: &Sink<'_>, size_bytes: u64) -> Result<(), TaskError> {
     match sink.store.create(&sink.image, size_bytes).await {
@@ -177,25 +237,6 @@ async fn create_anew(sink: &Sink<'_>, size_bytes: u64) -> Result<(), TaskError> 
                 .map_err(store_error)
         }
         created => created.map_err(store_error),
-    }
-}
-
-/// One chunk is hashed and written while the next comes in; no more than these two are held.
-/// A failed write does not wait for a slow client; a write that runs is never left behind.
-async fn both<A, B>(
-    next: impl Future<Output = Result<A, TaskError>>,
-    storing: impl Future<Output = Result<B, TaskError>>,
-) -> Result<(A, B), TaskError> {
-    tokio::pin!(next, storing);
-    tokio::select! {
-        next = &mut next => {
-            let stored = storing.await;
-            Ok((next?, stored?))
-        }
-        stored = &mut storing => {
-            let stored = stored?;
-            Ok((next.await?, stored))
-        }
     }
 }
 
@@ -219,30 +260,30 @@ fn grown(size: u64, end: u64) -> u64 {
         .max(end)
 }
 
-/// The next `chunk_bytes` bytes of the stream, fewer at its end, none after it.
-async fn next_chunk(
+/// The next `piece_bytes` bytes of the stream, fewer at its end, none after it.
+async fn next_piece(
     source: &mut Source,
     rest: &mut Bytes,
-    chunk_bytes: usize,
+    piece_bytes: usize,
     watch: &impl Watch,
 ) -> Result<Bytes, TaskError> {
     watch.check().await?;
-    let mut chunk = BytesMut::new();
-    while chunk.len() < chunk_bytes {
+    let mut piece = BytesMut::new();
+    while piece.len() < piece_bytes {
         if rest.is_empty() {
-            match next_piece(source, watch).await? {
-                Some(piece) => *rest = piece,
+            match next_bytes(source, watch).await? {
+                Some(bytes) => *rest = bytes,
                 None => break,
             }
         }
-        chunk.reserve(chunk_bytes.saturating_sub(chunk.len()));
-        let take = rest.len().min(chunk_bytes - chunk.len());
-        chunk.extend_from_slice(&rest.split_to(take));
+        let missing = piece_bytes.saturating_sub(piece.len());
+        piece.reserve(missing);
+        piece.extend_from_slice(&rest.split_to(rest.len().min(missing)));
     }
-    Ok(chunk.freeze())
+    Ok(piece.freeze())
 }
 
-async fn next_piece(source: &mut Source, watch: &impl Watch) -> Result<Option<Bytes>, TaskError> {
+async fn next_bytes(source: &mut Source, watch: &impl Watch) -> Result<Option<Bytes>, TaskError> {
     let gone = || TaskError::new(class::REQUEST_GONE, "the request ended before its data did");
     let mut waited = Duration::ZERO;
     loop {
@@ -267,35 +308,24 @@ async fn next_piece(source: &mut Source, watch: &impl Watch) -> Result<Option<By
     }
 }
 
-/// Hashes and writes one chunk; runs of zeroes are not written, the image has them already.
-async fn store_chunk(
-    handle: &Arc<dyn ImageHandle>,
-    digests: Digests,
+/// Runs of zeroes are not written, the image has them already.
+async fn write_piece(
+    handle: Arc<dyn ImageHandle>,
     offset: u64,
-    chunk: Bytes,
-) -> Result<Digests, TaskError> {
-    let write = async {
-        let looked_at = chunk.clone();
-        let runs = spawn_blocking(move || data_runs(&looked_at))
-            .await
-            .map_err(died)?;
-        for (start, end) in runs {
-            let at = offset.saturating_add(start as u64);
-            handle
-                .write(at, chunk.slice(start..end))
-                .await
-                .map_err(store_error)?;
-        }
-        Ok(())
-    };
-    let (digests, written) = tokio::join!(digests.feed(chunk.clone()), write);
-    written.and(digests)
+    piece: Bytes,
+) -> Result<(), TaskError> {
+    for (start, end) in data_runs(&piece) {
+        let at = offset.saturating_add(start as u64);
+        let written = handle.write(at, piece.slice(start..end)).await;
+        written.map_err(store_error)?;
+    }
+    Ok(())
 }
 
-/// The ranges of the chunk that are not zero, merged, in steps of [`ZERO_STEP_BYTES`].
-fn data_runs(chunk: &[u8]) -> Vec<(usize, usize)> {
+/// The ranges of the piece that are not zero, merged, in steps of [`ZERO_STEP_BYTES`].
+fn data_runs(piece: &[u8]) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
-    for (index, step) in chunk.chunks(ZERO_STEP_BYTES).enumerate() {
+    for (index, step) in piece.chunks(ZERO_STEP_BYTES).enumerate() {
         if step.iter().fold(0, |all, byte| all | byte) == 0 {
             continue;
         }
@@ -307,50 +337,6 @@ fn data_runs(chunk: &[u8]) -> Vec<(usize, usize)> {
         }
     }
     runs
-}
-
-/// The running hashes and the format inspection. They move to blocking threads and back.
-#[derive(Default)]
-struct Digests {
-    md5: Md5,
-    sha512: Sha512,
-    inspector: Inspector,
-}
-
-impl Digests {
-    async fn feed(self, chunk: Bytes) -> Result<Self, TaskError> {
-        let Digests {
-            mut md5,
-            mut sha512,
-            mut inspector,
-        } = self;
-        let data = chunk.clone();
-        let left = spawn_blocking(move || {
-            md5.update(&data);
-            inspector.feed(&data);
-            (md5, inspector)
-        });
-        let right = spawn_blocking(move || {
-            sha512.update(&chunk);
-            sha512
-        });
-        let (left, right) = tokio::join!(left, right);
-        let (md5, inspector) = left.map_err(died)?;
-        Ok(Digests {
-            md5,
-            sha512: right.map_err(died)?,
-            inspector,
-        })
-    }
-
-    async fn finish(self) -> Result<Received, TaskError> {
-        let finish = || Received {
-            inspection: self.inspector.finish(),
-            md5_hex: hex(&self.md5.finalize()),
-            sha512_hex: hex(&self.sha512.finalize()),
-        };
-        spawn_blocking(finish).await.map_err(died)
-    }
 }
 
 fn died(error: tokio::task::JoinError) -> TaskError {

@@ -93,7 +93,7 @@ impl Task<UploadImage> for ReceiveData {
         } else {
             None
         };
-        let (checksum, os_hash_value) = (received.md5_hex, received.sha512_hex);
+        let (checksum, os_hash_value) = (received.md5_hex, received.hash_hex);
         Ok(DataFacts {
             size_bytes,
             virtual_size_bytes,

@@ -150,3 +150,32 @@ async fn without_a_folder_there_is_no_cache() {
     world.get(ALICE, "/v2/cache").await.expect(403);
     world.get(ALICE, "/v2.14/images").await.expect(404);
 }
+
+/// The copy is of the data that the image had before.
+#[tokio::test]
+async fn data_that_is_replaced_is_not_read_from_the_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        image_cache_dir: Some(folder.path().to_owned()),
+        image_cache_max_size: 10,
+        show_multiple_locations: true,
+        ..Options::default()
+    };
+    let world = World::with(options, MemoryStore::new()).await;
+    let (first, second) = (
+        uploaded(&world, "12345").await,
+        uploaded(&world, "abcde").await,
+    );
+    let cache = format!("/v2/cache/{first}");
+    world.put(ADMIN, &cache, Value::Null).await.expect(202);
+    assert_eq!(settled(&world).await.len(), 1);
+    let other = world
+        .get(ALICE, &format!("/v2/images/{second}"))
+        .await
+        .expect(200);
+    let other = &other.json()["locations"][0]["url"];
+    let added =
+        json!([{"op": "add", "path": "/locations/0", "value": {"url": other, "metadata": {}}}]);
+    world.patch(ADMIN, &first, added).await.expect(200);
+    assert_eq!(settled(&world).await.len(), 0);
+}

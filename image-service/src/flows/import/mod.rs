@@ -6,14 +6,23 @@
 //! | `begin` | the task is processing | removing staged data; importing → queued; the task has failed |
 //! | `fetch_metadata` | glance-download: the other image's document | – |
 //! | `stage_data` | finds staged data, or fetches it into `<staging pool>/<id>` | (by `begin`) |
+//! | `decompress_data` | a packed file's content into `<staging pool>/<id>.unpacked` | (by `begin`) |
 //! | `verify_data` | the data is what the image's formats say; not for copy-image | – |
+//! | `convert_data` | the disk in another format into `<staging pool>/<id>.converted` | (by `begin`) |
 //! | `place_in_stores` | `<pool>/<id>@snap` in every store, without moving data | removing it |
-//! | `remove_staged` | `<staging pool>/<id>` goes | – |
-//! | `finish` | locations, size, hashes, importing → active, the task has succeeded | – |
+//! | `remove_staged` | `<staging pool>/<id>…` goes | – |
+//! | `finish` | locations, size, hashes, formats, importing → active, the task has succeeded | – |
+//!
+//! `decompress_data` and `convert_data` are there where `image_import_plugins` says so. They read
+//! and write images of the store, so that no file of any size lies anywhere else.
 //!
 //! The id of the clients' task is the flow's id. The request that inserts the flow marks the image
 //! (see [`crate::imports`]): whatever happens here, `begin` or `finish` takes the marks away.
 
+mod place;
+#[cfg(test)]
+mod plugin_tests;
+mod plugins;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -26,16 +35,19 @@ use taskflow::{BoxTask, Flow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
 use super::upload::HASH_ALGORITHM;
-use super::{class, data, image_gone, unknown_store};
+use super::{class, image_gone, unknown_store};
 use crate::ImageService;
 use crate::db::images::{self, Data};
 use crate::db::staging::StagedData;
 use crate::db::{imports, locations, staging, tasks};
 use crate::format_check;
 use crate::image::{Location, TaskStatus};
+use crate::import_plugins::Plugins;
 use crate::remote_image::RemoteImage;
 use crate::stores::{Pool, Store};
-use sources::{FetchMetadata, Metadata, StageData};
+use place::PlaceInStores;
+use plugins::{ConvertData, DecompressData, remove_staged, staged_now};
+use sources::{FetchMetadata, StageData};
 
 /// Pause before the second attempt of what only goes forward; it doubles up to a minute.
 const RETRY_DELAY_MS: u64 = 200;
@@ -50,8 +62,10 @@ pub struct Params {
     /// Ids of stores; `""` is the only one where stores have no ids.
     pub stores: Vec<String>,
     pub all_stores_must_succeed: bool,
-    /// The most bytes that may be fetched.
+    /// The most bytes that may be fetched, unpacked or converted.
     pub limit_bytes: u64,
+    #[serde(default)]
+    pub plugins: Plugins,
 }
 
 /// Where the data comes from: the import methods of the Image API.
@@ -76,8 +90,14 @@ impl Flow for ImportImage {
             tasks.push(boxed(FetchMetadata));
         }
         tasks.push(boxed(StageData));
+        if params.plugins.decompress {
+            tasks.push(boxed(DecompressData));
+        }
         if params.method != Method::CopyImage {
             tasks.push(boxed(VerifyData));
+        }
+        if params.plugins.convert_to.is_some() {
+            tasks.push(boxed(ConvertData));
         }
         tasks.extend([boxed(PlaceInStores), boxed(RemoveStaged), boxed(Finish)]);
         tasks
@@ -141,8 +161,7 @@ impl Task<ImportImage> for Begin {
 
     async fn revert(&self, run: &Run<ImportImage>, _: Option<&()>) -> Result<(), TaskError> {
         run.ctx.grants.forget(run.flow.id);
-        let staging = &run.ctx.stores.staging;
-        data::remove(staging, run.params.image_id, &run.lease()).await
+        remove_staged(run).await
     }
 
     async fn record_revert(
@@ -179,6 +198,7 @@ fn failed_stores(failure: Option<&TaskError>, stores: &[String]) -> Vec<String> 
     }
 }
 
+/// After the plugins that unpack, before those that convert.
 struct VerifyData;
 
 #[async_trait]
@@ -188,133 +208,40 @@ impl Task<ImportImage> for VerifyData {
     type Output = Option<u64>;
 
     async fn execute(&self, run: &Run<ImportImage>) -> Result<Option<u64>, TaskError> {
-        let SourceData::Staged(staged) = run.output::<StageData>()? else {
+        let Some(staged) = staged_now(run)? else {
             return Ok(None);
         };
-        let image_id = run.params.image_id;
-        let image = images::find(&run.ctx.database, image_id).await?;
-        let image = image.ok_or_else(|| image_gone(image_id))?;
-        let metadata = run.output::<FetchMetadata>().ok();
-        let (container_format, disk_format) = match metadata {
-            Some(Metadata {
-                container_format,
-                disk_format,
-                ..
-            }) => (container_format.clone(), disk_format.clone()),
-            None => (
-                image.container_format.unwrap_or_default(),
-                image.disk_format.unwrap_or_default(),
-            ),
-        };
-        if container_format != "bare" {
+        let declared = Formats::declared(run).await?;
+        if declared.container_format != "bare" {
             return Ok(None);
         }
-        format_check::check(&disk_format, &staged.inspection, &run.ctx.options)
+        let (disk_format, options) = (&declared.disk_format, &run.ctx.options);
+        format_check::check(disk_format, &staged.data.inspection, options)
             .map_err(|why| TaskError::new(class::FORMAT_MISMATCH, why))
     }
 }
 
-/// Which stores have the data now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Placed {
-    pub stores: Vec<String>,
-    /// Only where not all stores must succeed.
-    pub failed: Vec<String>,
+/// What the image says of its data.
+struct Formats {
+    container_format: String,
+    disk_format: String,
 }
 
-struct PlaceInStores;
-
-#[async_trait]
-impl Task<ImportImage> for PlaceInStores {
-    const NAME: &'static str = "place_in_stores";
-    type Output = Placed;
-
-    fn retry(&self) -> Retry {
-        Retry::times(3, 500)
-    }
-
-    async fn execute(&self, run: &Run<ImportImage>) -> Result<Placed, TaskError> {
-        let params = &run.params;
-        let from = source_pool(run)?;
-        let mut placed = Placed {
-            stores: Vec::new(),
-            failed: Vec::new(),
-        };
-        for store in &params.stores {
-            if run.is_lost() {
-                return Err(TaskError::interrupted());
-            }
-            match place(run, from, store).await {
-                Ok(()) => placed.stores.push(store.clone()),
-                Err(mut error) if params.all_stores_must_succeed => {
-                    if !store.is_empty() {
-                        error.class = format!("{}{store}", class::IN_STORE);
-                    }
-                    return Err(error);
-                }
-                Err(error) => {
-                    tracing::warn!(image = %params.image_id, store, %error, "one store was left out");
-                    remove(run, store).await?;
-                    placed.failed.push(store.clone());
-                }
-            }
+impl Formats {
+    async fn declared(run: &Run<ImportImage>) -> Result<Self, TaskError> {
+        if let Ok(metadata) = run.output::<FetchMetadata>() {
+            return Ok(Formats {
+                container_format: metadata.container_format.clone(),
+                disk_format: metadata.disk_format.clone(),
+            });
         }
-        if placed.stores.is_empty() && params.method != Method::CopyImage {
-            let message = "None of the uploads finished!";
-            return Err(TaskError::new("NoStore", message));
-        }
-        Ok(placed)
-    }
-
-    async fn record(
-        &self,
-        run: &Run<ImportImage>,
-        placed: &Placed,
-        tx: &mut Tx,
-    ) -> Result<(), TaskError> {
-        let Params {
-            image_id, stores, ..
-        } = &run.params;
-        if !imports::still_locked(tx, *image_id, run.flow.id).await? {
-            return Err(image_gone(*image_id));
-        }
-        Ok(imports::end_stores(tx, *image_id, stores, &placed.failed).await?)
-    }
-
-    async fn revert(&self, run: &Run<ImportImage>, _: Option<&Placed>) -> Result<(), TaskError> {
-        for store in &run.params.stores {
-            remove(run, store).await?;
-        }
-        Ok(())
-    }
-}
-
-/// The pool that holds the data.
-fn source_pool(run: &Run<ImportImage>) -> Result<&Pool, TaskError> {
-    let image_id = run.params.image_id;
-    match run.output::<StageData>()? {
-        SourceData::Staged(_) => Ok(&run.ctx.stores.staging),
-        SourceData::Stored { url } => {
-            let held = run.ctx.stores.own_pool(url, image_id);
-            let gone = || unknown_store(format!("the data at {url} is in no store"));
-            held.map(|(_, pool)| pool).ok_or_else(gone)
-        }
-    }
-}
-
-async fn place(run: &Run<ImportImage>, from: &Pool, store: &str) -> Result<(), TaskError> {
-    let (_, pool) = target(run, store)?;
-    data::place(from, pool, run.params.image_id).await
-}
-
-/// A store that the configuration does not have got nothing of this import.
-async fn remove(run: &Run<ImportImage>, store: &str) -> Result<(), TaskError> {
-    match target(run, store) {
-        Ok((_, pool)) => data::remove(pool, run.params.image_id, &run.lease()).await,
-        Err(error) => {
-            tracing::warn!(image = %run.params.image_id, %error, "nothing was removed");
-            Ok(())
-        }
+        let image_id = run.params.image_id;
+        let image = images::find(&run.ctx.database, image_id).await?;
+        let image = image.ok_or_else(|| image_gone(image_id))?;
+        Ok(Formats {
+            container_format: image.container_format.unwrap_or_default(),
+            disk_format: image.disk_format.unwrap_or_default(),
+        })
     }
 }
 
@@ -330,8 +257,7 @@ impl Task<ImportImage> for RemoveStaged {
     }
 
     async fn execute(&self, run: &Run<ImportImage>) -> Result<(), TaskError> {
-        let staging = &run.ctx.stores.staging;
-        data::remove(staging, run.params.image_id, &run.lease()).await
+        remove_staged(run).await
     }
 }
 
@@ -375,21 +301,47 @@ impl Task<ImportImage> for Finish {
 /// importing → active, with what the data turned out to be and what comes with it.
 async fn activate(run: &Run<ImportImage>, tx: &mut Tx) -> Result<(), TaskError> {
     let image_id = run.params.image_id;
-    if let Ok(metadata) = run.output::<FetchMetadata>() {
-        metadata.write(tx, image_id).await?;
-    }
-    let SourceData::Staged(staged) = run.output::<StageData>()? else {
-        return Err(TaskError::new(class::DATA_LOST, "there is no staged data"));
-    };
+    write_attributes(run, tx).await?;
+    let missing = || TaskError::new(class::DATA_LOST, "there is no staged data");
+    let staged = staged_now(run)?.ok_or_else(missing)?;
     let data = Data {
-        size_bytes: staged.size_bytes(),
-        virtual_size_bytes: *run.output::<VerifyData>()?,
-        checksum: &staged.checksum,
+        size_bytes: staged.data.size_bytes(),
+        virtual_size_bytes: match plugins::converted(run) {
+            Some(converted) => Some(converted.virtual_size_bytes),
+            None => *run.output::<VerifyData>()?,
+        },
+        checksum: &staged.data.checksum,
         os_hash_algo: HASH_ALGORITHM,
-        os_hash_value: &staged.os_hash_value,
+        os_hash_value: &staged.data.os_hash_value,
     };
     match imports::activate(tx, image_id, &data).await? {
         true => Ok(()),
         false => Err(image_gone(image_id)),
     }
+}
+
+/// Formats and properties that the image's source or a plugin gives it.
+async fn write_attributes(run: &Run<ImportImage>, tx: &mut Tx) -> Result<(), TaskError> {
+    let Params {
+        image_id, plugins, ..
+    } = &run.params;
+    let metadata = run.output::<FetchMetadata>().ok();
+    let format = plugins::converted(run).and(plugins.convert_to);
+    if metadata.is_none() && format.is_none() && plugins.inject.is_empty() {
+        return Ok(());
+    }
+    let image = images::find_locked(tx, *image_id).await?;
+    let mut image = image.ok_or_else(|| image_gone(*image_id))?;
+    if let Some(metadata) = metadata {
+        metadata.apply(&mut image);
+    }
+    if let Some(format) = format {
+        image.disk_format = Some(format.disk_format().to_owned());
+        image.container_format = Some("bare".to_owned());
+    }
+    for (name, value) in &plugins.inject {
+        let value = Some(value.clone());
+        image.properties.insert(name.clone(), value);
+    }
+    Ok(images::update(tx, &mut image).await?)
 }

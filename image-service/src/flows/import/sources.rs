@@ -3,20 +3,18 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use database::Tx;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use taskflow::{Retry, Run, Task, TaskError};
-use uuid::Uuid;
 
-use super::{ImportImage, Method, Params, SourceData};
+use super::{ImportImage, Method, SourceData};
 use crate::db::staging::StagedData;
-use crate::db::{images, locations, staging};
+use crate::db::{locations, staging};
 use crate::fetch::{self, Fetched};
 use crate::flows::receive::{Sink, receive_fetched};
 use crate::flows::watch::TaskWatch;
-use crate::flows::{class, data, fetch_error, image_gone};
-use crate::image::{Key, NAME_CHARS_MAX, PROPERTY_VALUE_BYTES_MAX, Status};
+use crate::flows::{class, data, fetch_error};
+use crate::image::{Image, Key, NAME_CHARS_MAX, PROPERTY_VALUE_BYTES_MAX, Status};
 use crate::remote_image::Grant;
 
 /// Attempts to fetch what does not come.
@@ -65,16 +63,13 @@ impl Metadata {
     }
 
     /// Makes the image's formats and properties those of the source.
-    pub async fn write(&self, tx: &mut Tx, image_id: Uuid) -> Result<(), TaskError> {
-        let image = images::find_locked(tx, image_id).await?;
-        let mut image = image.ok_or_else(|| image_gone(image_id))?;
+    pub fn apply(&self, image: &mut Image) {
         image.container_format = Some(self.container_format.clone());
         image.disk_format = Some(self.disk_format.clone());
         for (name, value) in &self.properties {
             let value = Some(value.clone());
             image.properties.insert(name.clone(), value);
         }
-        Ok(images::update(tx, &mut image).await?)
     }
 }
 
@@ -165,27 +160,32 @@ async fn copy_source(run: &Run<ImportImage>) -> Result<SourceData, TaskError> {
     }
 }
 
-/// Data that comes in becomes the staged data of the image, in place of what an earlier run left.
+/// Data that comes in becomes the staged data of the image.
 async fn stage(run: &Run<ImportImage>, fetched: Fetched) -> Result<StagedData, TaskError> {
-    let Params {
-        image_id,
-        limit_bytes,
-        ..
-    } = run.params;
+    stage_as(run, run.params.image_id.to_string(), fetched).await
+}
+
+/// Stores data under this name in the staging pool, in place of what an earlier run left.
+pub async fn stage_as(
+    run: &Run<ImportImage>,
+    name: String,
+    fetched: Fetched,
+) -> Result<StagedData, TaskError> {
+    let limit_bytes = run.params.limit_bytes;
     if let Some(size) = fetched.size_bytes.filter(|size| *size > limit_bytes) {
         let message = format!("The data has {size} bytes, {limit_bytes} are allowed");
         return Err(TaskError::new(class::TOO_LARGE, message));
     }
     let pool = &run.ctx.stores.staging;
-    data::remove(pool, image_id, &run.lease()).await?;
-    let sink = Sink::new(pool, image_id, limit_bytes);
-    let watch = TaskWatch::new(run, image_id);
+    data::remove(pool, &name, &run.lease()).await?;
+    let sink = Sink::new(pool, &name, limit_bytes);
+    let watch = TaskWatch::new(run, run.params.image_id);
     let fetched = Fetched {
         data: watch.counted(fetched.data),
         ..fetched
     };
     let received = receive_fetched(&sink, fetched, &watch).await?;
-    data::protect(pool, image_id).await?;
+    data::protect(pool, &name).await?;
     Ok(received.into())
 }
 

@@ -14,7 +14,7 @@ use taskflow::testing::{Fixture, exhaust, run_to_end};
 
 use super::*;
 use crate::db::images::find_locked;
-use crate::flows::receive::Received;
+use crate::flows::digests::Digested;
 use crate::flows::testing::{World, serve, two_stores};
 use crate::image::Status;
 use crate::imports::{NewImport, begin};
@@ -53,6 +53,8 @@ impl Importing {
             all_stores: false,
             all_stores_must_succeed,
             limit_bytes: 1 << 20,
+            plugins: Plugins::default(),
+            limits: crate::Limits::default(),
             task_type: "api_image_import",
             input: Value::Null,
         };
@@ -107,10 +109,10 @@ async fn prepare(world: &World, method: &Method) {
             world.put_data_into(staging_pool, DATA).await;
             let mut inspector = Inspector::new();
             inspector.feed(DATA);
-            let data: StagedData = Received {
+            let data: StagedData = Digested {
                 inspection: inspector.finish(),
                 md5_hex: MD5.to_owned(),
-                sha512_hex: "5".repeat(128),
+                hash_hex: "5".repeat(128),
             }
             .into();
             let mut tx = world.database().begin().await.unwrap();

@@ -7,6 +7,7 @@
 
 mod cache;
 mod credentials;
+mod limits;
 mod own_token;
 mod server;
 mod subject;
@@ -20,6 +21,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 pub use credentials::{Account, Credentials, LoginScope};
+pub use limits::{LimitedEndpoint, UnifiedLimits};
 
 use super::{Identity, IdentityError, SERVICE_TOKENS, ServiceTokens, TokenInfo, TokenSource};
 use crate::Secret;

@@ -23,6 +23,8 @@ const LONGEST_ANSWER_BYTES: usize = 1 << 20;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) struct Server {
+    /// `http://host:port/v3`
+    url: String,
     /// `http://host:port/v3/auth/tokens`
     tokens_url: String,
     client: reqwest::Client,
@@ -36,6 +38,7 @@ impl Server {
         let base = options.auth_url.trim_end_matches('/');
         let base = base.strip_suffix("/v3").unwrap_or(base);
         Ok(Self {
+            url: format!("{base}/v3"),
             tokens_url: format!("{base}/v3/auth/tokens"),
             client: client.build()?,
             retries: options.retries,
@@ -85,6 +88,29 @@ impl Server {
             }
         }
         Err(unavailable("it refuses the service user's token"))
+    }
+
+    /// What Keystone has under this path (`/limits`).
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        own: &OwnToken,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, IdentityError> {
+        let _question = self.questions.acquire().await;
+        for _ in 0..2 {
+            let asking = own.get().await?;
+            let request = self.client.get(format!("{}{path}", self.url));
+            let request = request.query(query);
+            let request = request.header("x-auth-token", sensitive(&asking)?);
+            let response = self.send(request).await?;
+            match response.status() {
+                StatusCode::OK => return read(response).await,
+                StatusCode::UNAUTHORIZED => own.forget(&asking).await,
+                status => return Err(refused(&format!("it does not show {path}"), status)),
+            }
+        }
+        Err(unavailable("it refuses the token of the account"))
     }
 
     async fn ask(
