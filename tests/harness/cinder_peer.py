@@ -1,10 +1,11 @@
-"""Cinder's RBD driver, its Ceph backup driver and Glance's RBD store from PyPI, told what to do on standard input.
+"""Cinder's RBD driver, its Ceph backup driver, Glance's RBD store and what Nova does, told on standard input.
 
 One JSON list a line, [what, *arguments]; one JSON answer a line, {"answer": …} or {"error": …}. It runs in an
 environment of its own, with nothing of Basalt in it. The drivers do to the cluster exactly what the services
 do; what stands around them in the services (database, queues, API) is left out.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -19,12 +20,13 @@ os.dup2(2, 1)
 from oslo_concurrency import processutils  # noqa: E402
 from oslo_config import cfg  # noqa: E402
 import cinder.common.config  # noqa: E402, F401
-from cinder import context, objects  # noqa: E402
+from cinder import context, exception, objects  # noqa: E402
 from cinder.db import api as db  # noqa: E402
 from cinder.db import migration  # noqa: E402
 from cinder.backup.drivers import ceph as ceph_backup  # noqa: E402
 from cinder.volume import configuration  # noqa: E402
 from cinder.volume.drivers import rbd as rbd_driver  # noqa: E402
+import rados  # noqa: E402
 import rbd  # noqa: E402
 from os_brick.initiator import linuxrbd  # noqa: E402
 
@@ -47,19 +49,9 @@ def volume_driver():
     return driver
 
 
-class Rows:
-    """The rows that the backup driver looks up."""
-
-    def __init__(self):
-        self.volumes: dict[str, objects.Volume] = {}
-
-    def volume_get(self, _context, identity: str):
-        return self.volumes[identity]
-
-
 migration.db_sync()
 DRIVER = volume_driver()
-ROWS = Rows()
+TYPE_ID = db.volume_type_create(CONTEXT, {"name": "any", "extra_specs": {}})["id"]
 
 
 def volume(identity: str, size: int = 1) -> objects.Volume:
@@ -70,8 +62,17 @@ def volume(identity: str, size: int = 1) -> objects.Volume:
         replication_status=None, replication_driver_data=None,
         volume_attachment=objects.VolumeAttachmentList(objects=[]),
     )
-    ROWS.volumes[identity] = row
+    remember(identity, size)
     return row
+
+
+def remember(identity: str, size: int) -> None:
+    """The row that the backup driver looks up."""
+    try:
+        db.volume_update(CONTEXT, identity, {"size": size})
+    except exception.VolumeNotFound:
+        values = {"id": identity, "size": size, "volume_type_id": TYPE_ID, "status": "available", "host": "peer@rbd#rbd"}
+        db.volume_create(CONTEXT, values)
 
 
 def snapshot(identity: str, volume_id: str, size: int = 1) -> objects.Snapshot:
@@ -115,9 +116,7 @@ class Calls:
     def _driver(self):
         for name, value in {"backup_ceph_conf": CONF_FILE, "backup_ceph_user": "cinder-backup"}.items():
             CONF.set_override(name, value)
-        driver = ceph_backup.CephBackupDriver(CONTEXT)
-        driver.db = ROWS
-        return driver
+        return ceph_backup.CephBackupDriver(CONTEXT)
 
     def _file(self, identity):
         user, pool = DRIVER.configuration.rbd_user, DRIVER.configuration.rbd_pool
@@ -156,7 +155,7 @@ class Calls:
     def export_record(self, identity):
         """What `cinder backup-export` prints."""
         row = objects.Backup.get_by_id(CONTEXT, identity)
-        return {"backup_service": row.service, "backup_url": row.encode_record(driver_info={}).decode()}
+        return {"backup_service": row.service, "backup_url": row.encode_record(driver_info={})}
 
     def restore_backup(self, identity, volume_id, size=1):
         """To another volume, which is new."""
@@ -207,6 +206,45 @@ class Calls:
 
     def delete_image(self, url):
         self._store().delete(self._location(url))
+
+    # Nova's libvirt driver on RBD: the calls of nova/storage/rbd_utils.py, in its order.
+
+    def boot_disk(self, server, url, size):
+        """The disk of a server as a clone of an image."""
+        _, pool, image, snapshot = url.removeprefix("rbd://").split("/")
+        with nova(pool) as images, nova("vms") as disks:
+            rbd.RBD().clone(images, image, snapshot, disks, f"{server}_disk", features=61)
+            with rbd.Image(disks, f"{server}_disk") as disk:
+                disk.resize(size)
+
+    def direct_snapshot(self, server, image):
+        """The disk becomes an image of the image service's pool; answers its location."""
+        name, temporary = f"{server}_disk", image.replace("-", "")
+        with nova("vms") as disks, nova("images") as images:
+            with rbd.Image(disks, name) as disk:
+                disk.create_snap(temporary)
+                disk.protect_snap(temporary)
+            rbd.RBD().clone(disks, name, temporary, images, image, features=61)
+            with rbd.Image(images, image) as clone:
+                clone.flatten()
+            with rbd.Image(disks, name) as disk:
+                disk.unprotect_snap(temporary)
+                disk.remove_snap(temporary)
+            with rbd.Image(images, image) as clone:
+                clone.create_snap("snap")
+                clone.protect_snap("snap")
+            return f"rbd://{DRIVER._get_fsid()}/images/{image}/snap"
+
+    def remove_disk(self, server):
+        with nova("vms") as disks:
+            rbd.RBD().remove(disks, f"{server}_disk")
+
+
+@contextlib.contextmanager
+def nova(pool: str):
+    """A pool, as the compute host's user sees it."""
+    with rados.Rados(rados_id="nova", conffile=CONF_FILE) as client, client.open_ioctx(pool) as context:
+        yield context
 
 
 def main() -> None:
