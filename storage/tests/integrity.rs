@@ -224,7 +224,10 @@ async fn usage_says_what_a_removal_sets_free() {
             let wanted = find(&usage, image, None).exclusive_bytes;
             let before = store.capacity("").await.unwrap().used_bytes;
             store.remove(&spec(image)).await.unwrap();
-            assert_eq!(before - store.capacity("").await.unwrap().used_bytes, wanted);
+            assert_eq!(
+                before - store.capacity("").await.unwrap().used_bytes,
+                wanted
+            );
         }
         assert_sound(&store).await;
     }
