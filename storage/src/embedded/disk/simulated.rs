@@ -1,6 +1,9 @@
 //! A disk in memory that loses power, tears and reorders what was not synced, fails and fills up.
 //! All of it follows from a seed.
 
+// The fuzz targets use a part of it.
+#![cfg_attr(not(test), allow(dead_code))]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
