@@ -1,5 +1,7 @@
 //! Packed files, made by the programs that people use.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::io::{Cursor, ErrorKind, Read};
 use std::process::Command;
 
