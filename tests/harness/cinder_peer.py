@@ -156,7 +156,7 @@ class Calls:
     def export_record(self, identity):
         """What `cinder backup-export` prints."""
         row = objects.Backup.get_by_id(CONTEXT, identity)
-        return {"backup_service": row.service, "backup_url": row.encode_record(driver_info={}).decode()}
+        return {"backup_service": row.service, "backup_url": row.encode_record(driver_info={})}
 
     def restore_backup(self, identity, volume_id, size=1):
         """To another volume, which is new."""
