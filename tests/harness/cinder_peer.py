@@ -19,7 +19,7 @@ os.dup2(2, 1)
 from oslo_concurrency import processutils  # noqa: E402
 from oslo_config import cfg  # noqa: E402
 import cinder.common.config  # noqa: E402, F401
-from cinder import context, objects  # noqa: E402
+from cinder import context, exception, objects  # noqa: E402
 from cinder.db import api as db  # noqa: E402
 from cinder.db import migration  # noqa: E402
 from cinder.backup.drivers import ceph as ceph_backup  # noqa: E402
@@ -47,19 +47,9 @@ def volume_driver():
     return driver
 
 
-class Rows:
-    """The rows that the backup driver looks up."""
-
-    def __init__(self):
-        self.volumes: dict[str, objects.Volume] = {}
-
-    def volume_get(self, _context, identity: str):
-        return self.volumes[identity]
-
-
 migration.db_sync()
 DRIVER = volume_driver()
-ROWS = Rows()
+TYPE_ID = db.volume_type_create(CONTEXT, {"name": "any", "extra_specs": {}})["id"]
 
 
 def volume(identity: str, size: int = 1) -> objects.Volume:
@@ -70,8 +60,17 @@ def volume(identity: str, size: int = 1) -> objects.Volume:
         replication_status=None, replication_driver_data=None,
         volume_attachment=objects.VolumeAttachmentList(objects=[]),
     )
-    ROWS.volumes[identity] = row
+    remember(identity, size)
     return row
+
+
+def remember(identity: str, size: int) -> None:
+    """The row that the backup driver looks up."""
+    try:
+        db.volume_update(CONTEXT, identity, {"size": size})
+    except exception.VolumeNotFound:
+        values = {"id": identity, "size": size, "volume_type_id": TYPE_ID, "status": "available", "host": "peer@rbd#rbd"}
+        db.volume_create(CONTEXT, values)
 
 
 def snapshot(identity: str, volume_id: str, size: int = 1) -> objects.Snapshot:
@@ -115,9 +114,7 @@ class Calls:
     def _driver(self):
         for name, value in {"backup_ceph_conf": CONF_FILE, "backup_ceph_user": "cinder-backup"}.items():
             CONF.set_override(name, value)
-        driver = ceph_backup.CephBackupDriver(CONTEXT)
-        driver.db = ROWS
-        return driver
+        return ceph_backup.CephBackupDriver(CONTEXT)
 
     def _file(self, identity):
         user, pool = DRIVER.configuration.rbd_user, DRIVER.configuration.rbd_pool
