@@ -122,6 +122,13 @@ pub trait ImageStore: Send + Sync + 'static {
         None
     }
 
+    /// Whether a crash in the middle of [`create`](ImageStore::create) or
+    /// [`clone_image`](ImageStore::clone_image) leaves no image at all. Where it may leave a part
+    /// of one, whoever repeats the call removes what is there and begins anew.
+    fn makes_images_atomically(&self) -> bool {
+        true
+    }
+
     /// What there is room for in a pool. Engines whose pools share all room answer the store's.
     async fn capacity(&self, pool: &str) -> Result<Capacity>;
 

@@ -1,10 +1,11 @@
-"""Cinder's RBD driver, its Ceph backup driver and Glance's RBD store from PyPI, told what to do on standard input.
+"""Cinder's RBD driver, its Ceph backup driver, Glance's RBD store and what Nova does, told on standard input.
 
 One JSON list a line, [what, *arguments]; one JSON answer a line, {"answer": …} or {"error": …}. It runs in an
 environment of its own, with nothing of Basalt in it. The drivers do to the cluster exactly what the services
 do; what stands around them in the services (database, queues, API) is left out.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -25,6 +26,7 @@ from cinder.db import migration  # noqa: E402
 from cinder.backup.drivers import ceph as ceph_backup  # noqa: E402
 from cinder.volume import configuration  # noqa: E402
 from cinder.volume.drivers import rbd as rbd_driver  # noqa: E402
+import rados  # noqa: E402
 import rbd  # noqa: E402
 from os_brick.initiator import linuxrbd  # noqa: E402
 
@@ -204,6 +206,45 @@ class Calls:
 
     def delete_image(self, url):
         self._store().delete(self._location(url))
+
+    # Nova's libvirt driver on RBD: the calls of nova/storage/rbd_utils.py, in its order.
+
+    def boot_disk(self, server, url, size):
+        """The disk of a server as a clone of an image."""
+        _, pool, image, snapshot = url.removeprefix("rbd://").split("/")
+        with nova(pool) as images, nova("vms") as disks:
+            rbd.RBD().clone(images, image, snapshot, disks, f"{server}_disk", features=61)
+            with rbd.Image(disks, f"{server}_disk") as disk:
+                disk.resize(size)
+
+    def direct_snapshot(self, server, image):
+        """The disk becomes an image of the image service's pool; answers its location."""
+        name, temporary = f"{server}_disk", image.replace("-", "")
+        with nova("vms") as disks, nova("images") as images:
+            with rbd.Image(disks, name) as disk:
+                disk.create_snap(temporary)
+                disk.protect_snap(temporary)
+            rbd.RBD().clone(disks, name, temporary, images, image, features=61)
+            with rbd.Image(images, image) as clone:
+                clone.flatten()
+            with rbd.Image(disks, name) as disk:
+                disk.unprotect_snap(temporary)
+                disk.remove_snap(temporary)
+            with rbd.Image(images, image) as clone:
+                clone.create_snap("snap")
+                clone.protect_snap("snap")
+            return f"rbd://{DRIVER._get_fsid()}/images/{image}/snap"
+
+    def remove_disk(self, server):
+        with nova("vms") as disks:
+            rbd.RBD().remove(disks, f"{server}_disk")
+
+
+@contextlib.contextmanager
+def nova(pool: str):
+    """A pool, as the compute host's user sees it."""
+    with rados.Rados(rados_id="nova", conffile=CONF_FILE) as client, client.open_ioctx(pool) as context:
+        yield context
 
 
 def main() -> None:

@@ -97,6 +97,11 @@ impl ImageStore for CephStore {
         false
     }
 
+    /// Name, header, parent and the parent's list of children are objects of their own.
+    fn makes_images_atomically(&self) -> bool {
+        false
+    }
+
     async fn capacity(&self, pool: &str) -> Result<Capacity> {
         self.room_in(pool).await
     }

@@ -23,7 +23,12 @@ impl CephStore {
         loop {
             let mut opened = slot.lock().await;
             // Snapshots are the reason that comes first: it does not pass by itself.
-            let snapshots: Vec<_> = self.image_info(image).await?.snapshots;
+            let snapshots = match self.image_info(image).await {
+                Ok(info) => info.snapshots,
+                // What a crash left of an image may have a name and nothing else.
+                Err(Error::NotFound(_)) => Vec::new(),
+                Err(error) => return Err(error),
+            };
             if !snapshots.is_empty() {
                 return Err(Error::HasSnapshots {
                     image: image.clone(),

@@ -50,13 +50,34 @@ pub(crate) fn gib_to_bytes(gib: u32) -> u64 {
     u64::from(gib) << 30
 }
 
+/// Whether the image has to be made, or made anew: what a crash left may be a part of one. Only
+/// for images that nobody but the calling task knows of.
+async fn must_make(
+    store: &dyn ImageStore,
+    image: &ImageSpec,
+    made: storage::Result<()>,
+) -> Result<bool, TaskError> {
+    match made {
+        Ok(()) => Ok(false),
+        Err(Error::Exists(_)) if store.makes_images_atomically() => Ok(false),
+        Err(Error::Exists(_)) => {
+            remove_image(store, image).await?;
+            Ok(true)
+        }
+        Err(error) => Err(store_failure(error)),
+    }
+}
+
 /// An image of zeroes of at least this size.
 pub(crate) async fn ensure_image(
     store: &dyn ImageStore,
     image: &ImageSpec,
     size_bytes: u64,
 ) -> Result<(), TaskError> {
-    unless(store.create(image, size_bytes).await, exists)?;
+    if must_make(store, image, store.create(image, size_bytes).await).await? {
+        let made = store.create(image, size_bytes).await;
+        made.map_err(store_failure)?;
+    }
     ensure_size(store, image, size_bytes).await
 }
 
@@ -88,7 +109,11 @@ pub(crate) async fn ensure_clone(
     parent: &SnapshotSpec,
     child: &ImageSpec,
 ) -> Result<(), TaskError> {
-    unless(store.clone_image(parent, child).await, exists)
+    if must_make(store, child, store.clone_image(parent, child).await).await? {
+        let made = store.clone_image(parent, child).await;
+        made.map_err(store_failure)?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn ensure_snapshot(

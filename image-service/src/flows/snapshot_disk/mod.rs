@@ -142,7 +142,13 @@ impl Task<SnapshotDiskToImage> for CloneDisk {
         let (_, pool) = target(run)?;
         let image = pool.image(run.params.image_id);
         let parent = run.params.disk_snapshot();
-        made_is_done(pool.engine.clone_image(&parent, &image).await)?;
+        match pool.engine.clone_image(&parent, &image).await {
+            Err(storage::Error::Exists(_)) if !pool.engine.makes_images_atomically() => {
+                gone_is_done(pool.engine.remove(&image).await)?;
+                made_is_done(pool.engine.clone_image(&parent, &image).await)?;
+            }
+            made => made_is_done(made)?,
+        }
         let info = pool.engine.info(&image).await.map_err(store_error)?;
         Ok(info.size_bytes)
     }
