@@ -7,6 +7,7 @@
 
 mod bells;
 pub mod control;
+mod dead_clients;
 mod identity;
 mod image;
 mod listen;
@@ -158,6 +159,7 @@ pub async fn serve(
     for cluster in &node.stores.clusters {
         closed.push(cluster.store.close().await);
     }
+    dead_clients::forget(&data_dir.join("ceph-clients.json"));
     node.database.close().await;
     outcome?;
     closed.into_iter().collect::<storage::Result<()>>()?;
@@ -312,6 +314,7 @@ async fn open_stores(
     for reach in ceph::all(config)? {
         clusters.push(connect(reach).await?);
     }
+    dead_clients::fence(&clusters, &data_dir.join("ceph-clients.json")).await?;
     let stores = Stores {
         node,
         own,

@@ -238,3 +238,21 @@ async fn what_is_wrong_is_said() {
     }
     store.close().await.unwrap();
 }
+
+/// The image that a dead client had open is nobody's at once.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Ceph cluster: tests/ceph"]
+async fn a_fenced_client_holds_nothing() {
+    let dead = CephStore::connect(options()).await.unwrap();
+    let image = spec("fenced");
+    dead.create(&image, 8 << 20).await.unwrap();
+    let handle = dead.open(&image, None).await.unwrap();
+    handle.write(0, Bytes::from(vec![1; 4096])).await.unwrap();
+    let addresses = dead.client_addresses().await.unwrap();
+    let store = CephStore::connect(options()).await.unwrap();
+    store.fence(&addresses).await.unwrap();
+    store.remove(&image).await.unwrap();
+    store.close().await.unwrap();
+    drop(handle);
+    dead.close().await.unwrap();
+}

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::CephStore;
 use super::connection::Connection;
+use super::native::Errno;
 use crate::{Capacity, Error, Result};
 
 #[derive(Deserialize)]
@@ -42,6 +43,9 @@ struct Monitor {
     addr: String,
 }
 
+/// Seconds that a dead client stays fenced: longer than its requests can be on their way.
+const FENCE_S: f64 = 600.0;
+
 impl CephStore {
     /// Host and port of each monitor, IPv6 without brackets.
     pub async fn monitors(&self) -> Result<Vec<(String, u16)>> {
@@ -69,6 +73,45 @@ impl CephStore {
         });
         let quota: Quota = self.ask(&connection, quota.to_string()).await?;
         Ok(capacity(&stats, quota.quota_max_bytes))
+    }
+
+    /// The addresses by which the cluster knows this client, for [`CephStore::fence`].
+    pub async fn client_addresses(&self) -> Result<String> {
+        let connection = self.client.connection().await?;
+        let cluster = Arc::clone(&connection.cluster);
+        let addresses = move || cluster.addresses();
+        self.client.call(&connection, "the client", addresses).await
+    }
+
+    /// Ends what the cluster still holds for a client that is known to be dead, by its addresses:
+    /// without that, its open images are in use and their locks its own for half a minute.
+    pub async fn fence(&self, addresses: &str) -> Result<()> {
+        let connection = self.client.connection().await?;
+        let one_by_one = addresses.trim_matches(['[', ']']).split(',');
+        for address in one_by_one
+            .map(str::trim)
+            .filter(|address| !address.is_empty())
+        {
+            let command = |verb: &str, operation: &str| {
+                let command = serde_json::json!({
+                    "prefix": verb, operation: "add", "addr": address, "expire": FENCE_S,
+                });
+                command.to_string()
+            };
+            let cluster = Arc::clone(&connection.cluster);
+            let (new, old) = (
+                command("osd blocklist", "blocklistop"),
+                // Before Ceph 16.
+                command("osd blacklist", "blacklistop"),
+            );
+            let fence = move || match cluster.monitor_command(&new) {
+                Err(Errno::INVAL) => cluster.monitor_command(&old),
+                other => other,
+            };
+            let what = format!("the dead client {address}");
+            self.client.call(&connection, what, fence).await?;
+        }
+        Ok(())
     }
 
     async fn ask<T: serde::de::DeserializeOwned>(

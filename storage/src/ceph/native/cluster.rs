@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::symbols::Pointer;
-use super::{Errno, Libraries, Pool, Result, checked, libraries, split, text};
+use super::{Errno, Libraries, Pool, Result, checked, copied, libraries, split, text};
 
 /// Who connects to which cluster.
 #[derive(Debug, Clone)]
@@ -77,6 +77,19 @@ impl Cluster {
         };
         checked(code)?;
         Ok(split(&buffer).into_iter().next().unwrap_or_default())
+    }
+
+    /// The addresses by which the cluster knows this client.
+    pub(crate) fn addresses(&self) -> Result<String> {
+        let rados = &self.libraries.rados;
+        let mut text = ptr::null_mut();
+        // SAFETY: the answer is the library's own memory, which is copied and given back.
+        unsafe {
+            checked((rados.rados_getaddrs)(self.handle, &mut text))?;
+            let addresses = copied(text);
+            (rados.rados_buffer_free)(text);
+            Ok(addresses)
+        }
     }
 
     /// The value of a configuration option.

@@ -89,6 +89,7 @@ table!(Rados {
     rados_conf_get(Pointer, Text, Buffer, usize) -> c_int;
     rados_connect(Pointer) -> c_int;
     rados_shutdown(Pointer);
+    rados_getaddrs(Pointer, *mut Buffer) -> c_int;
     rados_cluster_fsid(Pointer, Buffer, usize) -> c_int;
     rados_mon_command(Pointer, *const Text, usize, Text, usize, *mut Buffer, *mut usize, *mut Buffer, *mut usize) -> c_int;
     rados_buffer_free(Buffer);
