@@ -143,7 +143,7 @@ impl Default for Options {
             container_formats: words("ami ari aki bare ovf ova docker compressed"),
             disk_formats: words("ami ari aki vhd vhdx vmdk raw qcow2 vdi iso ploop"),
             rbd_store_pool: "images".to_owned(),
-            rbd_store_chunk_size: 4 << 20,
+            rbd_store_chunk_size: 8 << 20,
             max_concurrent_uploads: 64,
             enabled_backends: Vec::new(),
             default_backend: None,

@@ -163,9 +163,11 @@ fn unpack(archive: Archive, source: HandleSource) -> DataStream {
             }
         }
     });
-    Box::pin(stream::unfold(receiver, async |mut receiver| {
+    let pieces = stream::unfold(receiver, async |mut receiver| {
         Some((receiver.recv().await?, receiver))
-    }))
+    });
+    // Who gathers pieces asks again behind the end.
+    Box::pin(pieces.fuse())
 }
 
 /// A whole piece, less at the end, nothing behind it.
