@@ -6,7 +6,7 @@ use std::time::Duration;
 use database::{Database, Value, now_us, params};
 use uuid::Uuid;
 
-use crate::{Bus, Notification, Outbox};
+use crate::{Bus, Error, Notification, Outbox};
 
 /// How often the outbox is looked into without a ring: others may have died with claims.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -16,7 +16,7 @@ const COMMIT: Duration = Duration::from_millis(20);
 const BATCH: usize = 100;
 /// For how long a claim lasts. One that is longer in delivery may be delivered twice.
 const CLAIM_US: i64 = 300_000_000;
-/// Before the next try of one that failed; the others do not wait for it.
+/// Before the next try of one that the broker refused; the others do not wait for it.
 const AGAIN_US: i64 = 5_000_000;
 
 /// A way for notifications: `driver` of `[oslo_messaging_notifications]`.
@@ -55,6 +55,14 @@ pub struct Postman {
     carriers: Vec<Carrier>,
     /// `retry`: tries after the first; none: for ever.
     retries: Option<u32>,
+}
+
+/// What became of one delivery.
+enum Outcome {
+    /// Delivered, or given up.
+    Done,
+    /// To be tried again, not before so long.
+    Later { pause_us: i64 },
 }
 
 struct Letter {
@@ -107,11 +115,12 @@ impl Postman {
         }
         let (mut done, mut late) = (Vec::new(), None);
         for letter in &letters {
-            if self.deliver(letter).await {
-                done.push(letter);
-            } else {
-                late = Some(letter);
-                break;
+            match self.deliver(letter).await {
+                Outcome::Done => done.push(letter),
+                Outcome::Later { pause_us } => {
+                    late = Some((letter, pause_us));
+                    break;
+                }
             }
         }
         let mut tx = self.database.begin().await?;
@@ -119,10 +128,10 @@ impl Postman {
             let sql = "DELETE FROM notifications WHERE id = ?";
             tx.execute(sql, params![letter.id.as_str()]).await?;
         }
-        if let Some(late) = late {
+        if let Some((late, pause_us)) = late {
             let sql = "UPDATE notifications SET attempts = attempts + 1, claim_id = NULL, \
                        claimed_until = ? WHERE id = ?";
-            let until = now_us().saturating_add(AGAIN_US);
+            let until = now_us().saturating_add(pause_us);
             tx.execute(sql, params![until, late.id.as_str()]).await?;
             for letter in letters.iter().skip(done.len() + 1) {
                 let sql =
@@ -171,13 +180,12 @@ impl Postman {
         Ok(letters)
     }
 
-    /// True: it is done with, delivered or given up.
-    async fn deliver(&self, letter: &Letter) -> bool {
+    async fn deliver(&self, letter: &Letter) -> Outcome {
         let notification: Notification = match serde_json::from_str(&letter.body) {
             Ok(notification) => notification,
             Err(error) => {
                 tracing::error!(id = letter.id, %error, "a notification cannot be read and is dropped");
-                return true;
+                return Outcome::Done;
             }
         };
         let mut failure = None;
@@ -187,7 +195,7 @@ impl Postman {
             }
         }
         let Some(error) = failure else {
-            return true;
+            return Outcome::Done;
         };
         let event_type = notification.event_type;
         let is_last = self
@@ -195,28 +203,35 @@ impl Postman {
             .is_some_and(|retries| letter.attempts >= i64::from(retries));
         if is_last {
             tracing::error!(event_type, id = letter.id, %error, "a notification is given up");
-        } else {
-            tracing::debug!(event_type, id = letter.id, %error, "a notification is sent again");
+            return Outcome::Done;
         }
-        is_last
+        tracing::debug!(event_type, id = letter.id, %error, "a notification is sent again");
+        let pause_us = match error {
+            // All of them have to wait, and keep their order.
+            Error::Unavailable(_) => 0,
+            _ => AGAIN_US,
+        };
+        Outcome::Later { pause_us }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use async_trait::async_trait;
     use serde_json::{Value as Json, json};
 
     use super::*;
-    use crate::{Error, Handler, Message, Result, Serving, Target};
+    use crate::{Handler, Message, Result, Serving, Target};
 
     /// Takes notifications unless it is told to refuse some.
     #[derive(Default)]
     struct Broker {
         taken: Mutex<Vec<String>>,
         refuses: Mutex<Option<&'static str>>,
+        is_away: AtomicBool,
     }
 
     #[async_trait]
@@ -241,6 +256,9 @@ mod tests {
                 .unwrap()
                 .is_some_and(|refused| event_type == refused)
             {
+                return Err(Error::Busy("on purpose".to_owned()));
+            }
+            if self.is_away.load(Ordering::Relaxed) {
                 return Err(Error::Unavailable("on purpose".to_owned()));
             }
             self.taken.lock().unwrap().push(event_type);
@@ -335,6 +353,17 @@ mod tests {
             (world.taken(), world.left().await),
             (vec!["b".to_owned()], 0)
         );
+    }
+
+    #[tokio::test]
+    async fn while_the_broker_is_away_all_keep_their_order() {
+        let world = World::new(None).await;
+        world.broker.is_away.store(true, Ordering::Relaxed);
+        world.put(&["a", "b"], true).await;
+        assert_eq!(world.postman.round().await.unwrap(), 0);
+        world.broker.is_away.store(false, Ordering::Relaxed);
+        assert_eq!(world.postman.round().await.unwrap(), 2);
+        assert_eq!(world.taken(), ["a", "b"]);
     }
 
     #[tokio::test]

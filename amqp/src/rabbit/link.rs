@@ -24,6 +24,9 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a connection is looked at, beside what it tells by itself.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// Why a message was not taken that others might be.
+pub(super) const REFUSED: &str = "the broker refused the message";
+
 /// A message to publish.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Letter<'a> {
@@ -215,7 +218,7 @@ impl Session {
             .map_err(|_| "the broker does not confirm".to_owned())?;
         let confirmation = confirmed.map_err(|error| error.to_string())?;
         if confirmation.is_nack() {
-            return Err("the broker refused the message".to_owned());
+            return Err(REFUSED.to_owned());
         }
         Ok(match confirmation.take_message() {
             Some(_) => Delivered::Unroutable,

@@ -191,7 +191,10 @@ impl Bus for RabbitMq {
             let no_broker = || Error::Unavailable("no broker".to_owned());
             let session = self.link.now().ok_or_else(no_broker)?;
             let sent = session.publish(options, letter).await;
-            sent.map_err(Error::Unavailable)?;
+            sent.map_err(|reason| match reason.as_str() {
+                link::REFUSED => Error::Busy(key.clone()),
+                _ => Error::Unavailable(reason),
+            })?;
         }
         Ok(())
     }
