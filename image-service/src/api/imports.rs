@@ -39,10 +39,6 @@ pub async fn import(
     visible.enforce(&service, &context, rule)?;
     imports::refuse_second(image)?;
     let stores = asked.stores(&service, &headers)?;
-    if !asked.all_stores_must_succeed && !service.stores.have_ids() {
-        let message = "All_stores_must_succeed can only be set with enabled_backends";
-        return Err(Error::BadRequest(message.to_owned()));
-    }
     if let Method::WebDownload { uri } = &method {
         check_uri(&service, uri).await?;
     }
