@@ -10,9 +10,6 @@ from .server import Basalt
 
 LAB = prepare.ROOT / "devstack" / "lab" / "ceph"
 POOLS = ["volumes", "images", "images-staging", "backups", "vms"]
-# qemu-img and qemu-io read and write RBD with this.
-QEMU_RBD = Path("/usr/lib/x86_64-linux-gnu/qemu/block-rbd.so")
-
 CONFIG = """[DEFAULT]
 enabled_backends = rbd
 backup_ceph_conf = {conf}
@@ -43,8 +40,6 @@ class Ceph:
         subprocess.run([LAB, action, self.folder, *options], check=True, stdout=subprocess.PIPE)
 
     def start(self) -> None:
-        if not QEMU_RBD.exists():
-            prepare.apt({"no-such-command-qemu-rbd": "qemu-block-extra"})
         options = [word for option in self.osd_options for word in ("--osd-option", option)]
         self.lab("start", "--osds", str(self.osds), "--pools", ",".join(POOLS), *options)
 
@@ -117,6 +112,7 @@ class BasaltOnCeph(Basalt):
     images_wait_for_clones = True
 
     def __init__(self, ceph: Ceph, defaults: str = "", backend: str = ""):
+        prepare.qemu_on_rbd()
         super().__init__(config=CONFIG.format(conf=ceph.conf, defaults=defaults, backend=backend))
         self.ceph = ceph
 

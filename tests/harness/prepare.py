@@ -22,6 +22,7 @@ APT_PACKAGES = {
     "debugfs": "e2fsprogs",
 }
 WRK = {"wrk": "wrk"}
+QEMU_RBD = Path("/usr/lib/x86_64-linux-gnu/qemu/block-rbd.so")
 PYPI_PACKAGES = ["python-openstackclient"]
 TEMPEST_VENV = ROOT / "target" / "tempest-venv"
 
@@ -63,6 +64,21 @@ def apt_without_services(packages: dict[str, str]) -> None:
     finally:
         if made:
             policy.unlink()
+
+
+def qemu_on_rbd() -> None:
+    """Lets qemu-img and qemu-io read and write RBD.
+
+    The driver works with QEMU of its own version only: beside another one, of backports
+    say, apt would remove qemu-utils. So both come in the version that the driver has.
+    """
+    if QEMU_RBD.exists():
+        return
+    _as_root("apt-get", "update")
+    shown = subprocess.run(["apt-cache", "show", "--no-all-versions", "qemu-block-extra"], capture_output=True, text=True)
+    version = next(line.split()[1] for line in shown.stdout.splitlines() if line.startswith("Version:"))
+    packages = [f"{name}={version}" for name in ("qemu-block-extra", "qemu-utils")]
+    _as_root("apt-get", "install", "-y", "--no-install-recommends", "--allow-downgrades", *packages)
 
 
 def virtual_environment(folder: Path = VENV, packages: list[str] = PYPI_PACKAGES) -> Path:
