@@ -46,7 +46,7 @@ def apt(packages: dict[str, str]) -> None:
     missing = sorted({package for command, package in packages.items() if not _find(command)})
     if not missing:
         return
-    print(f"installing {' '.join(missing)}", flush=True)
+    print(f"installing {' '.join(missing)}", file=sys.stderr, flush=True)
     os.environ["DEBIAN_FRONTEND"] = "noninteractive"
     _as_root("apt-get", "update")
     _as_root("apt-get", "install", "-y", "--no-install-recommends", *missing)
@@ -87,7 +87,7 @@ def virtual_environment(folder: Path = VENV, packages: list[str] = PYPI_PACKAGES
     ready = folder / "ready"
     if ready.exists():
         return python
-    print(f"installing {' '.join(packages)} from PyPI", flush=True)
+    print(f"installing {' '.join(packages)} from PyPI", file=sys.stderr, flush=True)
     if subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True).returncode:
         apt({"no-such-command-ensurepip": "python3-venv"})
     shutil.rmtree(folder, ignore_errors=True)
