@@ -16,6 +16,7 @@ use super::views::snapshots::{One as OneSnapshot, SummaryView};
 use super::views::volumes::{One as OneVolume, VolumeView};
 use super::views::{Detail, manageable as views};
 use super::{Answer, body};
+use crate::Error;
 use crate::domain::manage::{self as domain, Reference, Request};
 use crate::domain::{clusters, manageable, parse_id, snapshots, volumes};
 
@@ -59,10 +60,10 @@ enum Place {
 
 impl Place {
     /// The host; of a cluster one that is up.
-    async fn host(self, call: &Call) -> Answer<String> {
+    async fn host(self, call: &Call) -> crate::Result<String> {
         match self {
             Place::Host(host) => Ok(host),
-            Place::Cluster(name) => Ok(clusters::host_of(&call.service, &name).await?),
+            Place::Cluster(name) => clusters::host_of(&call.service, &name).await,
         }
     }
 }
@@ -180,10 +181,11 @@ pub(super) async fn manage_volume(
     call.enforce_own("volume_extension:volume_manage")?;
     let body = body::required(body)?;
     let (request, on) = volume_request(&call, &body)?;
-    let request = Request {
-        host: on.host(&call).await?,
-        ..request
-    };
+    let host = on.host(&call).await.map_err(|error| match error {
+        Error::NotFound(text) => Error::invalid_input(text),
+        other => other,
+    })?;
+    let request = Request { host, ..request };
     let details = domain::manage_volume(&call.service, &call.context, request).await?;
     let volume = VolumeView::plain(&call, details);
     Ok((StatusCode::ACCEPTED, Json(OneVolume { volume })))

@@ -135,7 +135,11 @@ async fn update(call: Call, action: &str, body: JsonBody) -> Answer<Response> {
     let object = Object::new(&body)?;
     let known = ["host", "binary", "service", "cluster", "disabled_reason"];
     let takes_reason = action == "disable-log-reason";
-    object.only(known.get(..if takes_reason { 5 } else { 4 }).unwrap_or(&known))?;
+    object.only(
+        known
+            .get(..if takes_reason { 5 } else { 4 })
+            .unwrap_or(&known),
+    )?;
     let host = object.required_string("host", 1..=255)?;
     let binary = object
         .string("binary", 1..=255)?

@@ -168,7 +168,7 @@ async fn recryption(
     new_type: &VolumeType,
     policy: MigrationPolicy,
 ) -> Result<Recryption> {
-    let from = encryption::of_volume(service, volume).await?;
+    let from = encryption::of_volume(service, volume).await;
     let database = &service.database;
     let old = db::type_encryption::get(database, volume.volume_type_id).await?;
     let new = db::type_encryption::get(database, new_type.id).await?;
@@ -179,7 +179,7 @@ async fn recryption(
         ));
     }
     if old.as_ref().map(encryption::settings) == new.as_ref().map(encryption::settings) {
-        return Ok(Recryption::unchanged(from));
+        return Ok(Recryption::unchanged(from.unwrap_or(None)));
     }
     if policy == MigrationPolicy::Never {
         return Err(Error::invalid_input(
@@ -187,7 +187,7 @@ async fn recryption(
         ));
     }
     Ok(Recryption {
-        from,
+        from: from?,
         to: encryption::key_for(service, context, new_type.id, None).await?,
         changes: true,
     })
@@ -211,7 +211,8 @@ pub async fn migrate(
     to: Destination,
 ) -> Result<()> {
     check_destination(service, &to.host).await?;
-    let encryption = encryption::of_volume(service, volume).await?;
+    // What cannot be made anew here can still be copied as it is.
+    let encryption = encryption::of_volume(service, volume).await.unwrap_or(None);
     let mut tx = service.database.begin().await?;
     let current = live(&mut tx, volume.id).await?;
     if is_same(current.host.as_deref().unwrap_or_default(), &to.host) {

@@ -348,8 +348,8 @@ mod tests {
             let place = world.manager.place_on(HOST, volume_id).unwrap();
             let opened = encrypted::format(&world.manager, &place, encryption(256).unwrap());
             let disk = pattern(5, 10_000).to_vec();
-            let written = opened.await.unwrap().write(0, disk.clone().into());
-            written.await.unwrap();
+            let opened = opened.await.unwrap();
+            opened.write(0, disk.clone().into()).await.unwrap();
             world
                 .set(
                     "volumes",

@@ -190,6 +190,11 @@ impl<F: Relocation> Task<F> for PlanRoute {
             route.new_image_id = Some(Uuid::new_v4());
         }
         if attached {
+            let to = F::recryption(&run.params).to;
+            if !changes && volume.encryption_key_id.is_some() && to.is_none() {
+                let text = format!("volume {id} is encrypted in a way that cannot be made anew");
+                return Err(TaskError::new("Encryption", text));
+            }
             route.server_id = Some(swap::server_of(&run.ctx, id).await?);
         }
         let (old, new) = route.places(&run.ctx, id)?;

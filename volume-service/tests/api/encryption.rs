@@ -323,7 +323,8 @@ async fn images_name_their_key() {
 async fn a_retype_makes_a_key_where_the_encryption_changes() {
     let scene = Scene::new(Options::default()).await;
     let plain = scene.world.volume(1).await;
-    let retype = |policy: &str| json!({"os-retype": {"new_type": "secret", "migration_policy": policy}});
+    let retype =
+        |policy: &str| json!({"os-retype": {"new_type": "secret", "migration_policy": policy}});
     let text = scene
         .act(&plain, retype("never"))
         .await

@@ -61,7 +61,8 @@ impl FakeNova {
                     Json(json!({"itemNotFound": {"code": 404}})),
                 ),
                 server => {
-                    let shown = json!({"server": {"id": server, "OS-EXT-SRV-ATTR:host": "compute-1"}});
+                    let shown =
+                        json!({"server": {"id": server, "OS-EXT-SRV-ATTR:host": "compute-1"}});
                     (StatusCode::OK, Json(shown))
                 }
             }
@@ -556,7 +557,12 @@ async fn a_volume_is_made_where_its_server_runs() {
     let away = Client::new("http://127.0.0.1:1/v2.1", &Tls::default(), Arc::new(Token)).unwrap();
     let server = Uuid::new_v4().to_string();
     for (compute, options, server, pool) in [
-        (nova.clone(), local.clone(), &*server, Some("compute-1@store#volumes")),
+        (
+            nova.clone(),
+            local.clone(),
+            &*server,
+            Some("compute-1@store#volumes"),
+        ),
         (nova.clone(), local.clone(), ELSEWHERE, None),
         (nova.clone(), Options::default(), ELSEWHERE, Some(POOL)),
         (Compute::At(away), local.clone(), &*server, None),

@@ -83,7 +83,10 @@ impl Cloud {
         let running = Running::beside(serve(asks).await, Options::default()).await;
         let body = json!({"volume": {"size": 1, "name": "data"}});
         let made = running.world.post(MEMBER, "/volumes", body).send().await;
-        let volume = made.expect(202)["volume"]["id"].as_str().unwrap().to_owned();
+        let volume = made.expect(202)["volume"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         running.settle().await;
         let sql = "UPDATE volumes SET host = ? WHERE id = ?";
         let values = database::params![FIRST, &volume];
@@ -110,13 +113,17 @@ impl Cloud {
         let body = json!({"attachment": {"volume_uuid": volume, "instance_uuid": self.server}});
         let world = &self.running.world;
         let made = world.post(ADMIN, "/attachments", body).send().await;
-        made.expect(200)["attachment"]["id"].as_str().unwrap().to_owned()
+        made.expect(200)["attachment"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     async fn connect(&self, attachment: &str) {
         let world = &self.running.world;
         let path = format!("/attachments/{attachment}");
-        let body = json!({"attachment": {"connector": {"host": "compute-1", "mountpoint": "/dev/vdb"}}});
+        let body =
+            json!({"attachment": {"connector": {"host": "compute-1", "mountpoint": "/dev/vdb"}}});
         world.put(ADMIN, &path, body).send().await.expect(200);
         let complete = json!({"os-complete": attachment});
         let path = format!("{path}/action");
@@ -154,10 +161,7 @@ impl Cloud {
 
     async fn next_ask(&mut self) -> Asked {
         let asked = self.asked.recv().await.unwrap();
-        assert_eq!(
-            (&asked.server, &asked.volume),
-            (&self.server, &self.volume)
-        );
+        assert_eq!((&asked.server, &asked.volume), (&self.server, &self.volume));
         asked
     }
 
