@@ -7,7 +7,7 @@
 use async_trait::async_trait;
 use database::Tx;
 use serde::{Deserialize, Serialize};
-use taskflow::{BoxTask, Flow, FlowInfo, NewFlow, Run, Task, TaskError, boxed};
+use taskflow::{BoxTask, Flow, FlowInfo, NewFlow, Retry, Run, Task, TaskError, boxed};
 use uuid::Uuid;
 
 use super::swap::target_of;
@@ -213,6 +213,11 @@ struct ForgetKey;
 impl Task<CompleteMigration> for ForgetKey {
     const NAME: &'static str = "forget_key";
     type Output = ();
+
+    /// The volumes have changed places: there is no way back.
+    fn retry(&self) -> Retry {
+        Retry::forever(1_000)
+    }
 
     async fn execute(&self, run: &Run<CompleteMigration>) -> Result<(), TaskError> {
         if let Some(key_id) = run.output::<ChangePlaces>()? {

@@ -17,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 use volume_service::Options;
 use volume_service::compute::{Client, Compute};
-use volume_service::db::exports;
+use volume_service::connection::Connection;
+use volume_service::db::{connections, exports};
 
 use crate::running::{FIRST, Running, SECOND};
 use crate::world::{ADMIN, MEMBER, SERVICE};
@@ -88,6 +89,16 @@ impl Cloud {
             .unwrap()
             .to_owned();
         running.settle().await;
+        let connection = Connection::Nbd {
+            socket: Some("/run/nbd.sock".into()),
+            address: None,
+            tls: false,
+        };
+        let mut tx = running.world.service.database.begin().await.unwrap();
+        connections::report(&mut tx, SECOND, &connection)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
         let sql = "UPDATE volumes SET host = ? WHERE id = ?";
         let values = database::params![FIRST, &volume];
         let database = &running.world.service.database;
