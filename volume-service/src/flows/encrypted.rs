@@ -94,6 +94,7 @@ pub(super) mod tests {
     use std::process::Command;
 
     use super::super::create_volume::{CreateVolume, CreateVolumeParams, VolumeSource};
+    use super::super::reimage_volume::{ReimageVolume, ReimageVolumeParams};
     use super::super::testbed::{HOST, World, pattern, requester, volume_image};
     use super::super::volume_queue;
     use super::*;
@@ -170,6 +171,27 @@ pub(super) mod tests {
         disk[5 * MIB..].copy_from_slice(&pattern(9, 700));
         let image = world.images.add("raw", Some(disk.clone().into()), None);
         let id = volume(&world, VolumeSource::Image { image }).await;
+        reads(&world, id, &disk).await;
+    }
+
+    #[tokio::test]
+    async fn an_image_replaces_an_encrypted_disk() {
+        let world = World::new().await;
+        let id = volume(&world, VolumeSource::Empty).await;
+        let disk = pattern(8, 9000).to_vec();
+        let image = world.images.add("raw", Some(disk.clone().into()), None);
+        world
+            .set_status("volumes", id, crate::db::status::DOWNLOADING)
+            .await;
+        let params = ReimageVolumeParams {
+            volume_id: id,
+            image,
+            snapshot: None,
+            encryption: params(id, VolumeSource::Empty).encryption,
+            previous_status: crate::db::status::AVAILABLE.to_owned(),
+        };
+        let flow = ReimageVolume::new_flow(&params, &volume_queue(HOST), &requester());
+        assert_eq!(world.run::<ReimageVolume>(flow).await, "SUCCESS");
         reads(&world, id, &disk).await;
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use storage::{Extent, ExtentKind, ImageHandle, SnapshotSpec};
 use taskflow::TaskError;
+use uuid::Uuid;
 
 use super::create_volume::Encryption;
 use super::encrypted;
@@ -68,32 +69,49 @@ pub(super) async fn copy(
         .open(&old.image, Some(&snapshot.snapshot))
         .await
         .map_err(store_failure)?;
-    let size_bytes = raw.size_bytes();
-    let source = match recryption.from {
-        Some(from) => Disk::Encrypted(encrypted::open(run.manager(), raw, from.key_id).await?),
-        None => Disk::Plain(raw),
-    };
-    ensure_image(new.store(), &new.image, size_bytes).await?;
-    let target = opened(run.manager(), new, recryption.to).await?;
-    copy_disk(run, &source, &target).await
+    ensure_image(new.store(), &new.image, raw.size_bytes()).await?;
+    let key_id = recryption.from.map(|from| from.key_id);
+    rewrite(run, (raw, key_id), new, recryption.to).await
 }
 
-/// The new image's disk; an encrypted one gets a new header.
-async fn opened(
+/// Makes the disk in an image that is there the same as that in `source`, which its key opens.
+/// Run again, it begins anew.
+pub(super) async fn rewrite(
+    run: &dyn Copier,
+    (source, key_id): (Arc<dyn ImageHandle>, Option<Uuid>),
+    target: &Placement<'_>,
+    encryption: Option<Encryption>,
+) -> Result<(), TaskError> {
+    let source = match key_id {
+        Some(id) => Disk::Encrypted(encrypted::open(run.manager(), source, id).await?),
+        None => Disk::Plain(source),
+    };
+    let target = emptied(run.manager(), target, encryption).await?;
+    copy_disk(run, &source, &target).await?;
+    let (size_bytes, room_bytes) = (source.handle().size_bytes(), target.handle().size_bytes());
+    if let Disk::Encrypted(disk) = &target
+        && room_bytes > size_bytes
+    {
+        let zeroed = disk.discard(size_bytes, room_bytes - size_bytes).await;
+        zeroed.map_err(store_failure)?;
+    }
+    target.handle().flush().await.map_err(store_failure)
+}
+
+/// The disk of an image without what it held; an encrypted one gets a new header.
+async fn emptied(
     manager: &Manager,
     place: &Placement<'_>,
     encryption: Option<Encryption>,
 ) -> Result<Disk, TaskError> {
-    if let Some(encryption) = encryption {
-        let disk = encrypted::format(manager, place, encryption).await?;
-        return Ok(Disk::Encrypted(disk));
-    }
     let handle = place.store().open(&place.image, None).await;
     let handle = handle.map_err(store_failure)?;
-    // What an earlier run has left.
     let size_bytes = handle.size_bytes();
     handle.discard(0, size_bytes).await.map_err(store_failure)?;
-    Ok(Disk::Plain(handle))
+    Ok(match encryption {
+        Some(encryption) => Disk::Encrypted(encrypted::format(manager, place, encryption).await?),
+        None => Disk::Plain(handle),
+    })
 }
 
 async fn copy_disk(run: &dyn Copier, source: &Disk, target: &Disk) -> Result<(), TaskError> {
@@ -110,7 +128,7 @@ async fn copy_disk(run: &dyn Copier, source: &Disk, target: &Disk) -> Result<(),
             copy_extent(run, source, target, extent, room_bytes).await?;
         }
     }
-    target.handle().flush().await.map_err(store_failure)
+    Ok(())
 }
 
 async fn copy_extent(
@@ -170,9 +188,9 @@ mod tests {
     use async_trait::async_trait;
     use database::Database;
     use taskflow::testing::{Fixture, exhaust};
-    use uuid::Uuid;
 
     use super::super::encrypted::tests::qemu_reads;
+    use super::super::reimage_volume::{ReimageVolume, ReimageVolumeParams};
     use super::super::retype_volume::{MigrationPolicy, RetypeVolume, RetypeVolumeParams};
     use super::super::testbed::{
         HOST, Inventory, World, image_key, pattern, requester, volume_image,
@@ -275,6 +293,38 @@ mod tests {
         let handle = world.store.open(&image, None).await.unwrap();
         let rest = handle.read(6 * MIB, (9 * MIB) as usize).await.unwrap();
         assert!(rest.iter().all(|byte| *byte == 0));
+    }
+
+    /// Nova's image of a server that boots from an encrypted volume stands for its snapshot.
+    #[tokio::test]
+    async fn a_snapshot_replaces_a_disk_of_another_encryption() {
+        let world = World::new().await;
+        let (source, disk) = volume(&world).await;
+        let to_secret = params(source, None, encryption(256));
+        assert_eq!(retype(&world, &to_secret).await, "SUCCESS");
+        let snapshot_id = world.snapshot(source).await;
+        for encryption in [None, encryption(512)] {
+            let (id, _) = volume(&world).await;
+            world.write(id, 9 << 20, pattern(1, 5000)).await;
+            world.set_status("volumes", id, status::DOWNLOADING).await;
+            let params = ReimageVolumeParams {
+                volume_id: id,
+                image: world.images.add("raw", None, None),
+                snapshot: Some((snapshot_id, source)),
+                encryption,
+                previous_status: status::AVAILABLE.to_owned(),
+            };
+            let flow = ReimageVolume::new_flow(&params, &volume_queue(HOST), &requester());
+            assert_eq!(world.run::<ReimageVolume>(flow).await, "SUCCESS");
+            let bytes = start(&world, id).await;
+            match encryption {
+                Some(_) => qemu_reads(&bytes, &disk),
+                None => {
+                    assert!(bytes.starts_with(&disk));
+                    assert!(bytes[disk.len()..14 << 20].iter().all(|byte| *byte == 0));
+                }
+            }
+        }
     }
 
     #[tokio::test]
