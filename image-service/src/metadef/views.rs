@@ -106,7 +106,9 @@ pub struct ObjectView {
 }
 
 impl ObjectView {
-    pub fn new(namespace: &str, object: Item) -> Self {
+    pub fn new(namespace: &str, mut object: Item) -> Self {
+        let required = object.document.entry("required");
+        required.or_insert_with(|| Value::Array(Vec::new()));
         ObjectView {
             self_path: format!("{}/objects/{}", namespace_path(namespace), object.name),
             name: object.name,
