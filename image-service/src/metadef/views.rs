@@ -107,8 +107,14 @@ pub struct ObjectView {
 
 impl ObjectView {
     pub fn new(namespace: &str, mut object: Item) -> Self {
-        let required = object.document.entry("required");
-        required.or_insert_with(|| Value::Array(Vec::new()));
+        let document = &mut object.document;
+        let empty = [
+            ("properties", Value::Object(Map::new())),
+            ("required", Value::Array(Vec::new())),
+        ];
+        for (name, nothing) in empty {
+            document.entry(name).or_insert(nothing);
+        }
         ObjectView {
             self_path: format!("{}/objects/{}", namespace_path(namespace), object.name),
             name: object.name,
