@@ -80,7 +80,8 @@ fn every_format_that_qemu_img_creates_is_recognised() {
         "-o",
         "key-secret=s,iter-time=10",
     ];
-    let known: &[(&str, &[&str], Format)] = &[
+    type Known<'a> = (&'a str, &'a [&'a str], Format);
+    let known: &[Known] = &[
         ("raw", &[], Format::Raw),
         ("qcow", &[], Format::Qcow),
         ("qcow2", &[], Format::Qcow2),
@@ -113,7 +114,8 @@ fn every_format_that_qemu_img_creates_is_recognised() {
 
 #[test]
 fn what_is_no_container_is_recognised_by_its_beginning() {
-    let disk = |marks: &[(usize, &[u8])]| {
+    type Marks<'a> = &'a [(usize, &'a [u8])];
+    let disk = |marks: Marks| {
         let mut disk = vec![0; 1 << 20];
         for (at, mark) in marks {
             disk[*at..at + mark.len()].copy_from_slice(mark);
@@ -126,7 +128,7 @@ fn what_is_no_container_is_recognised_by_its_beginning() {
         446,
         &[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0, 255, 7],
     );
-    let cases: &[(&[(usize, &[u8])], Format)] = &[
+    let cases: &[(Marks, Format)] = &[
         (&[(0x8001, b"CD001")], Format::Iso),
         (&[boot, protective, (512, b"EFI PART")], Format::Gpt),
         // A kernel (aki) has the mark of a boot sector, and code where a table would be.

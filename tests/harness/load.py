@@ -391,6 +391,12 @@ class Client(threading.Thread):
             return self.remove_image(self.own_images[-1])
         return True
 
+    def give_up_images(self) -> None:
+        """Deletes images whose upload or import was never accepted: what they staged goes with them."""
+        for image in list(self.own_images):
+            if self.image_status(image[0]) != "active":
+                self.remove_image(image)
+
     def delete_image(self) -> bool:
         return self.remove_image(self.random.choice(self.own_images)) if self.own_images else False
 
