@@ -164,7 +164,9 @@ mod tests {
         assert!(own.is_some());
         assert!(other.buffer().now_or_never().is_none());
         // A clone of a piece keeps its room.
-        let kept = held.pop().map(|piece| piece.clone());
+        let piece = held.pop().unwrap();
+        let kept = piece.clone();
+        drop(piece);
         assert!(other.buffer().now_or_never().is_none());
         drop(kept);
         assert!(other.buffer().now_or_never().is_some());
