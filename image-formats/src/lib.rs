@@ -1,5 +1,5 @@
 //! Disk image formats: what a file really is, reading disks out of raw, qcow2, VMDK, VHD, VHDX and
-//! VDI files as a stream, writing qcow2, and unpacking gzip and zip.
+//! VDI files as a stream, writing qcow2 and VMDK, and unpacking gzip and zip.
 //!
 //! **Promises.** No input makes this crate panic, hang or use memory in proportion to what the
 //! input claims. [`Inspector`] keeps at most about 1.2 MiB of an upload of any size.
@@ -22,6 +22,7 @@
 //! which a sequential read needs nothing.
 
 mod archive;
+mod data_map;
 mod detect;
 mod disk;
 mod endian;
@@ -30,12 +31,15 @@ mod format;
 mod inspect;
 mod qcow2;
 mod source;
+mod vmdk_writer;
 
 pub use archive::{ARCHIVE_DETECT_BYTES, Archive};
+pub use data_map::DataMap;
 pub use detect::{DETECT_BYTES, Detected, detect};
 pub use disk::DiskReader;
 pub use error::{Error, Result};
 pub use format::Format;
 pub use inspect::{Inspection, Inspector, Unsafe};
-pub use qcow2::{DataMap, DiskExtent, MAX_PIECE_BYTES, Qcow2Reader, Qcow2Writer};
+pub use qcow2::{DiskExtent, MAX_PIECE_BYTES, Qcow2Reader, Qcow2Writer};
 pub use source::{ByteSource, FileSource};
+pub use vmdk_writer::VmdkWriter;

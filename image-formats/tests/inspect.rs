@@ -60,6 +60,90 @@ fn formats_with_their_virtual_size() {
     }
 }
 
+/// What `qemu-img create` makes of nothing but a name and a size.
+fn created(format: &str, arguments: &[&str]) -> Option<Vec<u8>> {
+    let images = Images::new();
+    let image = images.path("image");
+    let mut all = vec!["create", "-q", "-f", format];
+    all.extend_from_slice(arguments);
+    all.extend_from_slice(&[image.to_str().unwrap(), "8M"]);
+    let made = std::process::Command::new("qemu-img").args(&all).output();
+    let made = made.unwrap().status.success();
+    made.then(|| std::fs::read(image).unwrap())
+}
+
+#[test]
+fn every_format_that_qemu_img_creates_is_recognised() {
+    let secret: &[&str] = &[
+        "--object",
+        "secret,id=s,data=abc",
+        "-o",
+        "key-secret=s,iter-time=10",
+    ];
+    type Known<'a> = (&'a str, &'a [&'a str], Format);
+    let known: &[Known] = &[
+        ("raw", &[], Format::Raw),
+        ("qcow", &[], Format::Qcow),
+        ("qcow2", &[], Format::Qcow2),
+        ("qed", &[], Format::Qed),
+        ("vmdk", &[], Format::Vmdk),
+        ("vpc", &[], Format::Vhd),
+        ("vpc", &["-o", "subformat=fixed"], Format::Vhd),
+        ("vhdx", &[], Format::Vhdx),
+        ("vdi", &[], Format::Vdi),
+        ("parallels", &[], Format::Ploop),
+        ("luks", secret, Format::Luks),
+    ];
+    for (name, arguments, format) in known {
+        let file = created(name, arguments).unwrap_or_else(|| panic!("{name} was not created"));
+        assert_eq!(inspect(&file, 4096).format, *format, "{name}");
+    }
+    // No other is created from a name alone: one that a newer QEMU has is to be added above.
+    let help = qemu_img(&["--help"]);
+    let formats = help.split("Supported formats:").nth(1).unwrap();
+    for name in formats.lines().next().unwrap().split_whitespace() {
+        let is_known = known.iter().any(|(known, ..)| *known == name);
+        // These name how a raw file is reached.
+        let is_protocol = matches!(name, "file" | "host_device" | "rbd");
+        assert!(
+            is_known || is_protocol || created(name, &[]).is_none(),
+            "qemu-img creates {name}, which no test knows"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_container_is_recognised_by_its_beginning() {
+    type Marks<'a> = &'a [(usize, &'a [u8])];
+    let disk = |marks: Marks| {
+        let mut disk = vec![0; 1 << 20];
+        for (at, mark) in marks {
+            disk[*at..at + mark.len()].copy_from_slice(mark);
+        }
+        inspect(&disk, 10_000)
+    };
+    let boot: (usize, &[u8]) = (510, &[0x55, 0xaa]);
+    // The one entry of a protective MBR: type EE, sectors 1 to the end.
+    let protective: (usize, &[u8]) = (
+        446,
+        &[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0, 255, 7],
+    );
+    let cases: &[(Marks, Format)] = &[
+        (&[(0x8001, b"CD001")], Format::Iso),
+        (&[boot, protective, (512, b"EFI PART")], Format::Gpt),
+        // A kernel (aki) has the mark of a boot sector, and code where a table would be.
+        (&[boot, (446, &[0xb8; 64]), (0x202, b"HdrS")], Format::Raw),
+        // A file system (ami), and a packed archive (ari).
+        (&[(0x438, &[0x53, 0xef])], Format::Raw),
+        (&[(0, b"\x1f\x8b\x08")], Format::Raw),
+    ];
+    for (marks, format) in cases {
+        let inspection = disk(marks);
+        assert_eq!(inspection.format, *format, "{marks:?}");
+        assert_eq!(inspection.safety, Ok(()), "{marks:?}");
+    }
+}
+
 #[test]
 fn formats_that_are_refused() {
     for arguments in [

@@ -7,18 +7,7 @@ mod support;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use image_formats::{DataMap, Format, Inspector, MAX_PIECE_BYTES, Qcow2Writer};
-use support::{Images, assert_same, mixed_disk, noise, qemu_img, read_disk};
-
-/// Ranges of 4 KiB that are not zero.
-fn data_map(disk: &[u8]) -> DataMap {
-    let mut map = DataMap::new(disk.len() as u64).unwrap();
-    for (number, block) in disk.chunks(4096).enumerate() {
-        if block.iter().any(|byte| *byte != 0) {
-            map.add(number as u64 * 4096, block.len() as u64).unwrap();
-        }
-    }
-    map
-}
+use support::{Images, assert_same, data_map, mixed_disk, noise, qemu_img, read_disk};
 
 async fn written(disk: &[u8]) -> Vec<u8> {
     let writer = Qcow2Writer::new(data_map(disk));

@@ -134,6 +134,12 @@ impl ImageCache {
         .await
     }
 
+    /// Whether there is a copy.
+    pub async fn has(&self, id: Uuid) -> io::Result<bool> {
+        self.blocking(move |cache| cache.copy(id).try_exists())
+            .await
+    }
+
     pub async fn is_queued(&self, id: Uuid) -> io::Result<bool> {
         self.blocking(move |cache| cache.queue_entry(id).try_exists())
             .await

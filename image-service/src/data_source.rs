@@ -14,10 +14,9 @@ use crate::error::{Error, Result};
 use crate::fetch::{self, FetchError, Fetched};
 use crate::image::{Image, Location};
 use crate::stores::{Pool, store_of};
+use crate::transfer_memory::{PIECE_BYTES_MAX, Transfer};
 use crate::uploads::DataStream;
 
-/// Data is read in pieces of at most this many bytes.
-const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Reads under way at the same time, so that the store is busy while a piece is sent.
 const PIECES_AHEAD: usize = 4;
 
@@ -65,28 +64,43 @@ pub async fn open(service: &ImageService, url: &str) -> Result<Fetched, FetchErr
             let handle = opened.map_err(store_failed)?;
             Ok(Fetched {
                 size_bytes: Some(handle.size_bytes()),
-                data: read(handle, pool.chunk_bytes),
+                data: read(service, handle, pool.chunk_bytes),
             })
         }
     }
 }
 
 /// The bytes of an open image from beginning to end.
-fn read(handle: Arc<dyn ImageHandle>, chunk_bytes: usize) -> DataStream {
+fn read(service: &ImageService, handle: Arc<dyn ImageHandle>, chunk_bytes: usize) -> DataStream {
     let size = handle.size_bytes();
-    pieces(handle, 0..size, chunk_bytes)
+    let transfer = service.transfer_memory.transfer();
+    pieces(handle, 0..size, chunk_bytes, transfer)
 }
 
-/// The bytes of a range, some pieces read ahead. After a failed one there is nothing more.
-pub fn pieces(handle: Arc<dyn ImageHandle>, range: Range<u64>, chunk_bytes: usize) -> DataStream {
+/// The bytes of a range, some pieces read ahead while there is memory for it. After a failed one
+/// there is nothing more.
+pub fn pieces(
+    handle: Arc<dyn ImageHandle>,
+    range: Range<u64>,
+    chunk_bytes: usize,
+    transfer: Transfer,
+) -> DataStream {
     let piece_bytes = chunk_bytes.clamp(1, PIECE_BYTES_MAX);
     let offsets = range.clone().step_by(piece_bytes);
-    let reads = stream::iter(offsets).map(move |offset| {
+    // In order: a later piece must not take the room that an earlier one waits for.
+    let allowed = stream::iter(offsets).then(move |offset| {
+        let transfer = transfer.clone();
+        async move { (offset, transfer.room().await) }
+    });
+    let reads = allowed.map(move |(offset, room)| {
         let handle = Arc::clone(&handle);
         let left = range.end.saturating_sub(offset);
         let length = usize::try_from(left).unwrap_or(usize::MAX);
         // On any worker: every byte is checked, which takes a while.
-        tokio::spawn(async move { handle.read(offset, length.min(piece_bytes)).await })
+        tokio::spawn(async move {
+            let piece = handle.read(offset, length.min(piece_bytes)).await;
+            piece.map(|piece| room.hold(piece))
+        })
     });
     let pieces = reads.buffered(PIECES_AHEAD).map(|read| match read {
         Ok(piece) => piece.map_err(io::Error::other),
@@ -108,9 +122,9 @@ pub enum Found {
 
 impl Found {
     /// The bytes from their beginning to their end.
-    pub fn into_stream(self) -> DataStream {
+    pub fn into_stream(self, service: &ImageService) -> DataStream {
         match self {
-            Found::Pool(handle, chunk_bytes) => read(handle, chunk_bytes),
+            Found::Pool(handle, chunk_bytes) => read(service, handle, chunk_bytes),
             Found::Web(fetched) => fetched.data,
         }
     }

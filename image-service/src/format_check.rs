@@ -50,7 +50,8 @@ pub fn check(declared: &str, found: &Inspection, options: &Options) -> Result<Op
         }
     }
     Ok(match declared {
-        "raw" => Some(found.size_bytes),
+        // No data at all says nothing about the disk.
+        "raw" => Some(found.size_bytes).filter(|size| *size > 0),
         _ => found.virtual_size_bytes,
     })
 }

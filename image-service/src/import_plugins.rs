@@ -23,6 +23,7 @@ pub struct ImportPlugins {
 pub enum ConversionFormat {
     Raw,
     Qcow2,
+    Vmdk,
 }
 
 impl ConversionFormat {
@@ -31,6 +32,7 @@ impl ConversionFormat {
         match self {
             ConversionFormat::Raw => "raw",
             ConversionFormat::Qcow2 => "qcow2",
+            ConversionFormat::Vmdk => "vmdk",
         }
     }
 }

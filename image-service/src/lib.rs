@@ -46,6 +46,7 @@ pub mod policy;
 mod quota;
 mod remote_image;
 mod stores;
+mod transfer_memory;
 mod uploads;
 mod views;
 
@@ -71,6 +72,7 @@ pub use stores::Engines;
 use cache::ImageCache;
 use remote_image::Grants;
 use stores::Stores;
+use transfer_memory::TransferMemory;
 use uploads::Uploads;
 
 /// Imports that run at the same time; further ones wait.
@@ -90,6 +92,7 @@ pub struct ImageService {
     pub policy: Policy,
     pub(crate) doorbell: Doorbell,
     pub(crate) uploads: Uploads,
+    pub(crate) transfer_memory: TransferMemory,
     /// Copies of images on this node, if there shall be some.
     pub(crate) cache: Option<ImageCache>,
     pub(crate) grants: Grants,
@@ -123,6 +126,7 @@ impl ImageService {
             policy: policy::default_policy(),
             doorbell: Doorbell::new(),
             uploads: Uploads::default(),
+            transfer_memory: TransferMemory::default(),
             cache,
             grants: Grants::default(),
             notices,

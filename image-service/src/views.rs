@@ -301,6 +301,7 @@ pub struct ImageTaskView {
     pub created_at: String,
     pub updated_at: String,
     /// Tasks are not shown once they are deleted.
+    pub deleted: bool,
     pub deleted_at: Option<String>,
     pub expires_at: Option<String>,
     pub image_id: Option<Uuid>,
@@ -321,6 +322,7 @@ impl From<Task> for ImageTaskView {
             owner: task.owner,
             created_at: plain(task.created_at_us),
             updated_at: plain(task.updated_at_us),
+            deleted: false,
             deleted_at: None,
             expires_at: task.expires_at_us.map(plain),
             image_id: task.image_id,

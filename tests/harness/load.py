@@ -38,7 +38,8 @@ class Volume:
 class SharedImages:
     """A raw and a qcow2 image of SLOTS MiB that every client makes volumes from."""
 
-    def __init__(self, server, cloud: Cloud, generator: random.Random):
+    def __init__(self, server, cloud: Cloud, generator: random.Random, web_url: str):
+        self.url = f"{web_url}/image.raw"
         self.data = generator.randbytes(SLOTS * SLOT_BYTES)
         self.raw_path = server.folder / "image.raw"
         self.raw_path.write_bytes(self.data)
@@ -100,7 +101,7 @@ class Client(threading.Thread):
             actions += [
                 self.write, self.write, self.create_snapshot, self.delete_snapshot, self.extend, self.revert,
                 self.create_backup, self.restore_backup, self.delete_backup, self.upload_volume, self.upload_image,
-                self.delete_image, self.delete_volume,
+                self.import_image, self.delete_image, self.delete_volume,
             ]
         action = self.random.choice(actions)
         if action():
@@ -307,38 +308,65 @@ class Client(threading.Thread):
         """The final status of an image; `deleted` when it is gone."""
         answer = self.image_rest.until(
             f"/images/{identity}",
-            lambda answer: answer.status == 404 or answer.body["status"] in ("active", "queued", "killed"),
+            lambda answer: answer.status == 404 or answer.body["status"] in ("active", "queued", "uploading", "killed"),
         )
         return "deleted" if answer.status == 404 else answer.body["status"]
+
+    def image_record(self) -> str | None:
+        """The id of a new image without data; `None` when it was not made."""
+        self.made += 1
+        name = f"{self.name}-{self.made}"
+        try:
+            body = {"name": name, "disk_format": "raw", "container_format": "bare"}
+            return self.image_rest.ok("POST", "/images", body)["id"]
+        except Unanswered:
+            rows = self.image_rest.until(f"/images?name={name}", lambda answer: answer.status == 200).body["images"]
+            return rows[0]["id"] if rows else None
+
+    def image_request(self, method: str, path: str, body, content_type: str = "application/json") -> bool:
+        """Whether the answer came; it must be of success."""
+        try:
+            answer = self.image_rest.call(method, path, body, content_type=content_type)
+        except Unanswered:
+            return False
+        assert answer.status in (202, 204), f"{method} {path} answered {answer.status}: {answer.body}"
+        return True
 
     def upload_image(self) -> bool:
         """Uploads image data; a kill in the middle leaves it queued, with nothing in the store."""
         if len(self.own_images) > 2:
             return False
-        self.made += 1
-        name = f"{self.name}-{self.made}"
-        try:
-            body = {"name": name, "disk_format": "raw", "container_format": "bare"}
-            identity = self.image_rest.ok("POST", "/images", body)["id"]
-        except Unanswered:
-            rows = self.image_rest.until(f"/images?name={name}", lambda answer: answer.status == 200).body["images"]
-            if not rows:
-                return False
-            identity = rows[0]["id"]
-        accepted = False
-        try:
-            answer = self.image_rest.call(
-                "PUT", f"/images/{identity}/file", self.images.data, content_type="application/octet-stream"
-            )
-            assert answer.status == 204, f"upload answered {answer.status}: {answer.body}"
-            accepted = True
-        except Unanswered:
-            pass
+        identity = self.image_record()
+        if identity is None:
+            return False
+        accepted = self.image_request("PUT", f"/images/{identity}/file", self.images.data, "application/octet-stream")
         status = self.image_status(identity)
         assert status in (["active"] if accepted else ["active", "queued"]), f"image {identity} is {status}"
         self.own_images.append((identity, status, [IMAGE]))
         if status != "active":
             return self.remove_image(self.own_images[-1])
+        return True
+
+    def import_image(self) -> bool:
+        """Imports what it staged, or what lies on the web. An accepted import ends well, whatever is killed."""
+        if len(self.own_images) > 2:
+            return False
+        identity = self.image_record()
+        if identity is None:
+            return False
+        self.own_images.append((identity, "queued", [IMAGE]))
+        method = {"name": "web-download", "uri": self.images.url}
+        if self.random.random() < 0.5:
+            method = {"name": "glance-direct"}
+            path = f"/images/{identity}/stage"
+            if not self.image_request("PUT", path, self.images.data, "application/octet-stream"):
+                return self.remove_image(self.own_images[-1])
+        if not self.image_request("POST", f"/images/{identity}/import", {"method": method}):
+            # It may run: then it is deleted in the middle.
+            return self.remove_image(self.own_images[-1])
+        status = self.image_status(identity)
+        assert status == "active", f"image {identity} is {status} after its import"
+        self.own_images[-1] = (identity, status, [IMAGE])
         return True
 
     def upload_volume(self) -> bool:
@@ -362,6 +390,12 @@ class Client(threading.Thread):
             # The image record was made, but the volume's flow was never accepted.
             return self.remove_image(self.own_images[-1])
         return True
+
+    def give_up_images(self) -> None:
+        """Deletes images whose upload or import was never accepted: what they staged goes with them."""
+        for image in list(self.own_images):
+            if self.image_status(image[0]) != "active":
+                self.remove_image(image)
 
     def delete_image(self) -> bool:
         return self.remove_image(self.random.choice(self.own_images)) if self.own_images else False

@@ -193,7 +193,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("import_filtering_opts", "disallowed_ports", List, "", "Ports that a URL may not name."),
     option("glance_download_properties", "extra_properties", Text, "[hw_,trait:,os_distro,os_secure_boot,os_type]", "Beginnings of the names of properties that glance-download takes over."),
     option("image_import_opts", "image_import_plugins", Text, "[no_op]", "What is done with the data of every import: image_decompression, image_conversion, inject_image_metadata."),
-    option("image_conversion", "output_format", Choice(&["raw", "qcow2"]), "raw", "The disk format that image_conversion converts to."),
+    option("image_conversion", "output_format", Choice(&["raw", "qcow2", "vmdk"]), "raw", "The disk format that image_conversion converts to."),
     option("inject_metadata_properties", "ignore_user_roles", List, "admin", "Roles whose users import without injected properties."),
     option("inject_metadata_properties", "inject", List, "", "Properties that inject_image_metadata gives to images, as name:value."),
     option("task", "task_time_to_live", Integer(1, 87_600), "48", "Hours that an ended import can be seen."),

@@ -317,6 +317,7 @@ fn import_plugins(config: &Config) -> Result<ImportPlugins, ConfigError> {
                 let format = required(config, "image_conversion", "output_format")?;
                 plugins.image_conversion = Some(match format.as_str() {
                     "qcow2" => ConversionFormat::Qcow2,
+                    "vmdk" => ConversionFormat::Vmdk,
                     _ => ConversionFormat::Raw,
                 });
             }
@@ -473,6 +474,8 @@ mod tests {
         let format = ("OS_IMAGE_CONVERSION__OUTPUT_FORMAT", "qcow2");
         let given = plugins(&[listed, inject, format]).unwrap();
         assert_eq!(given.image_conversion, Some(ConversionFormat::Qcow2));
+        let vmdk = plugins(&[listed, inject, (format.0, "vmdk")]).unwrap();
+        assert_eq!(vmdk.image_conversion, Some(ConversionFormat::Vmdk));
         let metadata = given.inject_image_metadata.unwrap();
         assert_eq!(metadata.ignore_user_roles, ["admin"]);
         let value = |name: &str| metadata.inject.get(name).map(String::as_str);

@@ -12,11 +12,10 @@ mod writer;
 use bytes::Bytes;
 
 pub(crate) use header::Header;
-pub use layout::DataMap;
 pub use reader::Qcow2Reader;
 pub use writer::Qcow2Writer;
 
-/// The longest [`DiskExtent::Data`] that the reader yields and the longest piece that the writer
+/// The longest [`DiskExtent::Data`] that a reader yields and the longest piece that a writer
 /// yields, in bytes.
 pub const MAX_PIECE_BYTES: usize = 4 * 1024 * 1024;
 

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream;
 
-use super::layout::{DataMap, Layout};
-use super::{COPIED, MAX_PIECE_BYTES};
+use super::COPIED;
+use super::layout::Layout;
+use crate::data_map::{DataMap, DataPieces};
 use crate::{ByteSource, Error, Result};
 
 const HEADER_LENGTH: u32 = 112;
@@ -21,8 +22,7 @@ pub struct Qcow2Writer {
     layout: Layout,
     /// The next cluster of the tables to put out.
     table_cluster: u64,
-    /// The next cluster of the disk to look at.
-    disk_cluster: u64,
+    data: DataPieces,
 }
 
 impl Qcow2Writer {
@@ -32,7 +32,7 @@ impl Qcow2Writer {
             map,
             layout,
             table_cluster: 0,
-            disk_cluster: 0,
+            data: DataPieces::default(),
         }
     }
 
@@ -41,7 +41,7 @@ impl Qcow2Writer {
         self.layout.clusters() * self.map.cluster_size()
     }
 
-    /// The next piece of the file, at most [`MAX_PIECE_BYTES`] long; `None` at its end. `disk`
+    /// The next piece of the file, at most [`MAX_PIECE_BYTES`](crate::MAX_PIECE_BYTES) long; `None` at its end. `disk`
     /// gives the virtual disk's bytes and is read in rising order.
     pub async fn next_piece(&mut self, disk: &(impl ByteSource + ?Sized)) -> Result<Option<Bytes>> {
         if disk.len() < self.map.virtual_size_bytes() {
@@ -50,7 +50,7 @@ impl Qcow2Writer {
         if self.table_cluster < self.layout.first_data() {
             return Ok(Some(self.table_piece()));
         }
-        self.data_piece(disk).await
+        self.data.next(&self.map, disk).await
     }
 
     /// The rest of the file as a stream, which ends after the first error.
@@ -130,13 +130,10 @@ impl Qcow2Writer {
     }
 
     fn push_l1(&self, piece: &mut Vec<u8>, first: u64, end: u64) {
-        let start = self
-            .layout
-            .l2
-            .partition_point(|place| place.l1_index < first);
+        let start = self.layout.l2.partition_point(|place| place.index < first);
         let mut places = self.layout.l2.iter().enumerate().skip(start).peekable();
         for l1_index in first..end {
-            match places.next_if(|(_, place)| place.l1_index == l1_index) {
+            match places.next_if(|(_, place)| place.index == l1_index) {
                 Some((number, _)) => {
                     push_entry(
                         piece,
@@ -153,7 +150,7 @@ impl Qcow2Writer {
             return;
         };
         let entries = self.map.cluster_size() / 8;
-        let first = place.l1_index * entries;
+        let first = place.index * entries;
         let mut host_cluster = self.layout.first_data() + place.data_before;
         for cluster in first..first + entries {
             if self.map.holds_data(cluster) {
@@ -163,35 +160,6 @@ impl Qcow2Writer {
                 push_entry(piece, 0);
             }
         }
-    }
-
-    async fn data_piece(&mut self, disk: &(impl ByteSource + ?Sized)) -> Result<Option<Bytes>> {
-        let cluster_size = self.map.cluster_size();
-        let Some(first) = self.map.next_data(self.disk_cluster) else {
-            return Ok(None);
-        };
-        let max_clusters = MAX_PIECE_BYTES as u64 / cluster_size;
-        let rest = first + 1..first + max_clusters;
-        let end = rest
-            .take_while(|cluster| self.map.holds_data(*cluster))
-            .last()
-            .unwrap_or(first)
-            + 1;
-        let (start, padded_end) = (first * cluster_size, end * cluster_size);
-        let length = (padded_end.min(self.map.virtual_size_bytes()) - start) as usize;
-        let data = disk.read_at(start, length).await?;
-        if data.len() != length {
-            return Err(Error::Source(std::io::ErrorKind::UnexpectedEof.into()));
-        }
-        self.disk_cluster = end;
-        let padded_length = (padded_end - start) as usize;
-        if length == padded_length {
-            return Ok(Some(data));
-        }
-        let mut padded = Vec::with_capacity(padded_length);
-        padded.extend_from_slice(&data);
-        padded.resize(padded_length, 0);
-        Ok(Some(padded.into()))
     }
 
     fn host_offset(&self, cluster: u64) -> u64 {

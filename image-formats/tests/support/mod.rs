@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use futures_util::StreamExt;
-use image_formats::{ByteSource, DiskExtent, DiskReader, Format, MAX_PIECE_BYTES, Result};
+use image_formats::{ByteSource, DataMap, DiskExtent, DiskReader, Format, MAX_PIECE_BYTES, Result};
 
 /// Where the kernel counts processor time in ticks, qemu-img gives up now and then while it
 /// measures how often a LUKS key must be hashed.
@@ -157,4 +157,15 @@ pub fn assert_same(left: &[u8], right: &[u8], what: &str) {
         .zip(right)
         .position(|(left, right)| left != right);
     assert_eq!(differs, None, "{what}: the first differing byte");
+}
+
+/// Ranges of 4 KiB that are not zero.
+pub fn data_map(disk: &[u8]) -> DataMap {
+    let mut map = DataMap::new(disk.len() as u64).unwrap();
+    for (number, block) in disk.chunks(4096).enumerate() {
+        if block.iter().any(|byte| *byte != 0) {
+            map.add(number as u64 * 4096, block.len() as u64).unwrap();
+        }
+    }
+    map
 }

@@ -2,6 +2,7 @@
 //! PATCH alike.
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::image::{
@@ -156,6 +157,31 @@ fn check_format_may_change(image: &Image, name: &str) -> Result<()> {
     }
 }
 
+/// Properties that name another image, or none.
+pub const IMAGE_REFERENCES: [&str; 2] = ["kernel_id", "ramdisk_id"];
+/// When the key that an image's data is encrypted with goes.
+pub const KEY_DELETION_POLICIES: [&str; 2] = ["on_image_deletion", "do_not_delete"];
+
+/// What the schema says of a property that it knows.
+fn check_known_property(name: &str, text: &str) -> Result<()> {
+    if IMAGE_REFERENCES.contains(&name) && !is_uuid(text) {
+        return Err(mismatch(format!(
+            "'{text}' is not a UUID (attribute '{name}')"
+        )));
+    }
+    if name == "cinder_encryption_key_deletion_policy" && !KEY_DELETION_POLICIES.contains(&text) {
+        return Err(mismatch(format!(
+            "'{text}' is not one of {KEY_DELETION_POLICIES:?} (attribute '{name}')"
+        )));
+    }
+    Ok(())
+}
+
+/// Only the form with hyphens is an id of the API.
+pub fn is_uuid(text: &str) -> bool {
+    text.len() == 36 && Uuid::parse_str(text).is_ok()
+}
+
 /// Sets one custom property.
 pub fn set_property(image: &mut Image, name: &str, value: &Value) -> Result<()> {
     if name.is_empty() {
@@ -163,10 +189,13 @@ pub fn set_property(image: &mut Image, name: &str, value: &Value) -> Result<()> 
     }
     check_text(name, name, NAME_CHARS_MAX)?;
     let text = match value {
-        Value::Null => None,
+        Value::Null if IMAGE_REFERENCES.contains(&name) => None,
         Value::String(text) => Some(text.clone()),
         other => return Err(wrong_type(name, other, "'string'")),
     };
+    if let Some(text) = &text {
+        check_known_property(name, text)?;
+    }
     if let Some(text) = &text {
         check_text(name, text, PROPERTY_VALUE_BYTES_MAX)?;
         if text.len() > PROPERTY_VALUE_BYTES_MAX {

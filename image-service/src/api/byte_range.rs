@@ -13,13 +13,18 @@ pub struct ByteRange {
 
 /// The range that the request asks for; `None`: all of the data.
 ///
-/// Errors: 416 for several ranges, a malformed one, and one that the data does not reach.
+/// Errors: 400 for several ranges, 416 for a malformed one and one that the data does not reach.
 pub fn of_request(headers: &HeaderMap, size_bytes: u64) -> Result<Option<ByteRange>> {
     let text = |name| {
         headers
             .get(name)
             .map(|value: &axum::http::HeaderValue| value.to_str().unwrap_or_default())
     };
+    if text(header::RANGE).is_some_and(|range| range.contains(',')) {
+        let message = "Requests with multiple ranges are not supported in Glance. You may make \
+            multiple single-range requests instead.";
+        return Err(Error::BadRequest(message.to_owned()));
+    }
     let parsed = match (text(header::RANGE), text(header::CONTENT_RANGE)) {
         (Some(range), _) => parse(range, size_bytes),
         (None, Some(range)) => parse_content_range(range),
@@ -104,6 +109,13 @@ mod tests {
             Some(Some((1, 3)))
         );
         assert_eq!(of_request(&HeaderMap::new(), 10).unwrap(), None);
+    }
+
+    #[test]
+    fn several_ranges_are_no_request() {
+        let headers = HeaderMap::from_iter([(header::RANGE, "bytes=0-1,3-4".parse().unwrap())]);
+        let refused = of_request(&headers, 10).unwrap_err();
+        assert!(matches!(refused, Error::BadRequest(_)), "{refused:?}");
     }
 
     #[test]

@@ -68,6 +68,17 @@ pub async fn queue(
             "Only images with status active can be targeted for queueing".to_owned(),
         ));
     }
+    copy_soon(&service, &context, cache, id).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// Has a flow copy the image, unless it is here or queued.
+pub async fn copy_soon(
+    service: &ImageService,
+    context: &RequestContext,
+    cache: &ImageCache,
+    id: Uuid,
+) -> Result<()> {
     if cache.queue(id).await.map_err(failed)? {
         let mut tx = service.database.begin().await?;
         NewFlow::of::<CacheImage>(&Params { image_id: id })?
@@ -79,7 +90,7 @@ pub async fn queue(
         tx.commit().await?;
         service.doorbell.wake();
     }
-    Ok(StatusCode::ACCEPTED)
+    Ok(())
 }
 
 pub async fn delete(
@@ -123,17 +134,18 @@ pub async fn clear(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Which nodes have the image is known only where nodes share their knowledge; each of ours has
-/// a cache of its own.
+/// The nodes that have a copy, as far as this one knows: each has a cache of its own.
 pub async fn nodes(
     State(service): Service,
     context: RequestContext,
-    Path(_): Path<String>,
-) -> Result<Json<Value>> {
-    cache_for(&service, &context, "list_cached_nodes")?;
-    Err(Error::Conflict(
-        "Centralized caching is not enabled".to_owned(),
-    ))
+    Path(id): Path<String>,
+) -> Result<Json<Vec<String>>> {
+    let cache = cache_for(&service, &context, "list_cached_nodes")?;
+    let (id, _) = image_id(&service, &id).await?;
+    let options = &service.options;
+    let node = options.public_endpoint.as_ref().unwrap_or(&options.host);
+    let is_here = cache.has(id).await.map_err(failed)?;
+    Ok(Json(is_here.then(|| node.clone()).into_iter().collect()))
 }
 
 pub async fn clean(State(service): Service, context: RequestContext) -> Result<StatusCode> {

@@ -43,7 +43,7 @@ pub async fn create(
     Ok((
         StatusCode::CREATED,
         headers,
-        Json(image_api::view(&service, image).await?),
+        Json(image_api::view(&service, &context, image).await?),
     ))
 }
 
@@ -118,8 +118,7 @@ fn image_id(document: &Map<String, Value>) -> Result<Uuid> {
     let Some(id) = document.get("id") else {
         return Ok(Uuid::new_v4());
     };
-    // Only the form with hyphens is an id of the API.
-    let text = id.as_str().filter(|text| text.len() == 36);
+    let text = id.as_str().filter(|text| attributes::is_uuid(text));
     text.and_then(|text| Uuid::parse_str(text).ok())
         .ok_or_else(|| attributes::mismatch(format!("{id} is not a UUID (attribute 'id')")))
 }

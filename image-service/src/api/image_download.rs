@@ -11,12 +11,13 @@ use rest::{QueryParams, RequestContext};
 use storage::ImageHandle;
 
 use super::byte_range::{self, ByteRange};
-use super::{Service, access, image_send};
+use super::{Service, access, cache as cache_api, image_send};
 use crate::ImageService;
 use crate::data_source::{self, Found};
 use crate::error::{Error, Result};
 use crate::fetch::Fetched;
-use crate::image::Status;
+use crate::image::{Image, Status};
+use crate::transfer_memory::Transfer;
 
 /// The image's data, or one range of it.
 pub async fn download(
@@ -42,9 +43,15 @@ pub async fn download(
         }
         _ => None,
     };
+    if image.status == Status::Active && !headers.contains_key(header::RANGE) {
+        remember(&service, &context, image).await;
+    }
     let mut response = match found {
         None => return Ok(StatusCode::NO_CONTENT.into_response()),
-        Some(Found::Pool(handle, chunk_bytes)) => send(handle, chunk_bytes, &headers).await?,
+        Some(Found::Pool(handle, chunk_bytes)) => {
+            let transfer = service.transfer_memory.transfer();
+            send((handle, chunk_bytes), transfer, &headers).await?
+        }
         Some(Found::Web(fetched)) => {
             if headers.contains_key(header::RANGE) {
                 let message = "The store of this image cannot read parts of it.";
@@ -66,6 +73,21 @@ pub async fn download(
         out.insert("content-md5", md5);
     }
     Ok(image_send::watched(&service, &context, image, response))
+}
+
+/// What is downloaded once is downloaded again: the next one reads this node's copy. The download
+/// itself goes on without.
+async fn remember(service: &ImageService, context: &RequestContext, image: &Image) {
+    let Some(cache) = &service.cache else {
+        return;
+    };
+    if image.size_bytes.is_none_or(|size| size > cache.max_bytes()) {
+        return;
+    }
+    let id = image.id;
+    if let Err(error) = cache_api::copy_soon(service, context, cache, id).await {
+        tracing::warn!(image = %id, %error, "a downloaded image is not copied into the cache");
+    }
 }
 
 /// The stores that the client would rather read from, as it names them.
@@ -95,8 +117,8 @@ fn relay(fetched: Fetched) -> Response {
 
 /// Data of a pool, or the range that the request asks for.
 async fn send(
-    handle: Arc<dyn ImageHandle>,
-    chunk_bytes: usize,
+    (handle, chunk_bytes): (Arc<dyn ImageHandle>, usize),
+    transfer: Transfer,
     headers: &HeaderMap,
 ) -> Result<Response> {
     let size = handle.size_bytes();
@@ -105,7 +127,7 @@ async fn send(
         start: 0,
         end: size,
     });
-    let mut response = Response::new(body(handle, part, chunk_bytes).await?);
+    let mut response = Response::new(body((handle, chunk_bytes), part, transfer).await?);
     let out = response.headers_mut();
     out.insert(
         header::CONTENT_LENGTH,
@@ -124,8 +146,13 @@ async fn send(
 
 /// The bytes of the range. The first of them are read before the answer begins, so that data that
 /// cannot be read is an error and not a cut answer.
-async fn body(handle: Arc<dyn ImageHandle>, range: ByteRange, chunk_bytes: usize) -> Result<Body> {
-    let mut pieces = data_source::pieces(handle, range.start..range.end, chunk_bytes);
+async fn body(
+    (handle, chunk_bytes): (Arc<dyn ImageHandle>, usize),
+    range: ByteRange,
+    transfer: Transfer,
+) -> Result<Body> {
+    let range = range.start..range.end;
+    let mut pieces = data_source::pieces(handle, range, chunk_bytes, transfer);
     let first = match pieces.next().await {
         None => return Ok(Body::empty()),
         Some(Ok(first)) => first,

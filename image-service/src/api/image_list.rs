@@ -47,14 +47,18 @@ pub async fn list(
     Ok(Json(ImagesView {
         next: last.map(|last| link(params.with("marker", &last.id.to_string()))),
         first: link(params.without("marker")),
-        images: views(&service, images).await?,
+        images: views(&service, &context, images).await?,
         schema: "/v2/schemas/images",
     }))
 }
 
 const PATH: &str = "/v2/images";
 
-async fn views(service: &ImageService, images: Vec<Image>) -> Result<Vec<ImageView>> {
+async fn views(
+    service: &ImageService,
+    context: &RequestContext,
+    images: Vec<Image>,
+) -> Result<Vec<ImageView>> {
     let show = image_api::shown_locations(service);
     let mut found: HashMap<Uuid, Vec<Location>> = HashMap::new();
     if show.any() {
@@ -65,6 +69,9 @@ async fn views(service: &ImageService, images: Vec<Image>) -> Result<Vec<ImageVi
     }
     let view = |image: Image| {
         let mut locations = found.remove(&image.id).unwrap_or_default();
+        if image_api::hides_locations(context, &image) {
+            locations.clear();
+        }
         service.stores.sort(&mut locations);
         ImageView::new(image, locations, show)
     };
@@ -158,7 +165,7 @@ fn condition(name: &str, value: &str) -> Result<Vec<Clause>> {
         "checksum" => one(Clause::equal("i.checksum", value)),
         "os_hash_algo" => one(Clause::equal("i.os_hash_algo", value)),
         "os_hash_value" => one(Clause::equal("i.os_hash_value", value)),
-        "protected" => one(Clause::equal("i.protected", flag(name, value)?)),
+        "protected" => one(Clause::equal("i.protected", exact_flag(name, value)?)),
         "created_at" => times("i.created_at", name, value),
         "updated_at" => times("i.updated_at", name, value),
         "tag" => one(list::has_tag(value.to_owned())),
@@ -203,6 +210,17 @@ fn flag(name: &str, value: &str) -> Result<bool> {
         "false" => Ok(false),
         _ => Err(Error::BadRequest(format!(
             "Invalid value '{value}' for '{name}' filter. Valid values are case insensitive 'true' or 'false'."
+        ))),
+    }
+}
+
+/// As [`flag`], in small letters only.
+fn exact_flag(name: &str, value: &str) -> Result<bool> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(Error::BadRequest(format!(
+            "Invalid value '{value}' for '{name}' filter. Valid values are 'true' or 'false'."
         ))),
     }
 }

@@ -40,7 +40,7 @@ pub async fn update(
         locations,
     };
     let image = save(&service, &context, visible.image.id, &document).await?;
-    Ok(Json(image_api::view(&service, image).await?))
+    Ok(Json(image_api::view(&service, &context, image).await?))
 }
 
 /// A PATCH document, read.

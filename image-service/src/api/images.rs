@@ -21,7 +21,7 @@ pub async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<ImageView>> {
     let visible = access::find(&service, &context, &id).await?;
-    Ok(Json(view(&service, visible.image).await?))
+    Ok(Json(view(&service, &context, visible.image).await?))
 }
 
 /// Which locations documents show.
@@ -33,11 +33,21 @@ pub fn shown_locations(service: &ImageService) -> LocationVisibility {
     }
 }
 
+/// Whether this caller is not to know where the image's data lies: whoever must not download it
+/// shall not read it from the store either.
+pub fn hides_locations(context: &RequestContext, image: &Image) -> bool {
+    image.status == Status::Deactivated && !context.is_admin
+}
+
 /// The document of one image.
-pub async fn view(service: &ImageService, image: Image) -> Result<ImageView> {
+pub async fn view(
+    service: &ImageService,
+    context: &RequestContext,
+    image: Image,
+) -> Result<ImageView> {
     let show = shown_locations(service);
     let mut found = Vec::new();
-    if show.any() {
+    if show.any() && !hides_locations(context, &image) {
         found = locations::of_image(&service.database, image.id).await?;
         service.stores.sort(&mut found);
     }

@@ -146,7 +146,8 @@ impl Asked {
         let url = body.get("url").and_then(Value::as_str);
         let url = url.filter(|url| !url.is_empty() && url.chars().count() <= 255);
         let url = url.ok_or_else(|| bad("'url' must be a text of 1 to 255 characters"))?;
-        let validation_data = body.get("validation_data").cloned().unwrap_or(Value::Null);
+        let given = body.get("validation_data").cloned();
+        let validation_data = given.unwrap_or_else(|| json!({}));
         let validation = match &validation_data {
             Value::Null => None,
             Value::Object(members) => {

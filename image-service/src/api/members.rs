@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 use crate::image::{Member, MemberStatus, NAME_CHARS_MAX, Visibility};
 use crate::views::{MemberView, MembersView};
 
+const ONLY_SHARED: &str = "Only shared images have members.";
+
 /// A shared image that the caller may do `rule` to.
 async fn shared_image(
     service: &ImageService,
@@ -24,9 +26,7 @@ async fn shared_image(
 ) -> Result<Visible> {
     let visible = access::find_for(service, context, id, rule).await?;
     if visible.image.visibility != Visibility::Shared {
-        return Err(Error::Forbidden(
-            "Only shared images have members.".to_owned(),
-        ));
+        return Err(Error::Forbidden(ONLY_SHARED.to_owned()));
     }
     Ok(visible)
 }
@@ -68,7 +68,10 @@ pub async fn show(
     context: RequestContext,
     Path((id, member_id)): Path<(String, String)>,
 ) -> Result<Json<MemberView>> {
-    let visible = shared_image(&service, &context, &id, "get_members").await?;
+    let visible = access::find_for(&service, &context, &id, "get_members").await?;
+    if visible.image.visibility != Visibility::Shared {
+        return Err(Error::NotFound(ONLY_SHARED.to_owned()));
+    }
     if !sees_all(&visible, &context) && member_id != context.project() {
         return Err(no_member(&visible, &member_id));
     }
@@ -137,7 +140,11 @@ pub async fn update(
     let status = MemberStatus::parse(word).ok_or_else(unknown)?;
     let visible = shared_image(&service, &context, &id, "modify_member").await?;
     if !context.is_admin && member_id != context.project() {
-        return Err(access::not_authorized("modify_member"));
+        // Members do not know of each other.
+        return Err(match visible.is_own(&context) {
+            true => access::not_authorized("modify_member"),
+            false => no_member(&visible, &member_id),
+        });
     }
     let mut tx = service.database.begin().await?;
     if !members::set_status(&mut tx, visible.image.id, &member_id, status).await? {

@@ -4,6 +4,7 @@
 mod access;
 mod actions;
 mod attributes;
+mod bodies;
 mod byte_range;
 mod cache;
 mod disk_snapshots;
@@ -32,6 +33,7 @@ mod versions;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::from_fn;
 use axum::routing::{delete, get, post, put};
 use rest::ErrorShape;
 use rest::frame::FrameOptions;
@@ -48,7 +50,9 @@ type Service = axum::extract::State<Arc<ImageService>>;
 
 /// The whole API in its frame.
 pub fn router(service: &Arc<ImageService>, identity: Arc<dyn Identity>) -> Router {
-    let v2 = service.resources();
+    let v2 = service
+        .resources()
+        .layer(from_fn(bodies::refuse_unexpected));
     let mut api = Router::new().nest("/v2", v2.clone());
     let offered = versions::Offered {
         stores_have_ids: service.stores.have_ids(),
@@ -61,7 +65,8 @@ pub fn router(service: &Arc<ImageService>, identity: Arc<dyn Identity>) -> Route
     let mut frame = FrameOptions::new(ErrorShape::Image);
     frame.public_endpoint = service.options.public_endpoint.as_deref().map(Arc::from);
     frame.healthcheck_disable_file = service.options.healthcheck_disable_file.clone();
-    rest::frame::apply(versions::routes(offered).merge(api), frame)
+    let framed = rest::frame::apply(versions::routes(offered).merge(api), frame);
+    versions::by_media_type(framed, offered)
 }
 
 /// Every route that needs a token, without the version before it.

@@ -6,6 +6,7 @@ use rest::RequestContext;
 use serde_json::{Value, json};
 
 use super::Service;
+use super::attributes::KEY_DELETION_POLICIES;
 use crate::error::{Error, Result};
 use crate::image::{MemberStatus, Status, TaskStatus, Visibility};
 use crate::options::Options;
@@ -146,6 +147,14 @@ fn link_properties() -> Value {
         "architecture": {"type": "string", "is_base": false, "description": "Operating system architecture"},
         "os_distro": {"type": "string", "is_base": false, "description": "Common name of operating system distribution"},
         "os_version": {"type": "string", "is_base": false, "description": "Operating system version as specified by the distributor."},
+        "description": {"type": "string", "is_base": false, "description": "A human-readable string describing this image."},
+        "cinder_encryption_key_id": {"type": "string", "is_base": false, "description": "Key that volumes made from the image are encrypted with"},
+        "cinder_encryption_key_deletion_policy": {
+            "type": "string",
+            "is_base": false,
+            "description": "When the key goes; it stays where this is missing",
+            "enum": KEY_DELETION_POLICIES,
+        },
         "instance_uuid": {"type": "string", "is_base": false, "description": "Metadata which can be used to record which instance this image is associated with."},
         "kernel_id": {"type": ["null", "string"], "is_base": false, "pattern": UUID_PATTERN, "description": "ID of image stored in Glance that should be used as the kernel when booting an AMI-style image."},
         "ramdisk_id": {"type": ["null", "string"], "is_base": false, "pattern": UUID_PATTERN, "description": "ID of image stored in Glance that should be used as the ramdisk when booting an AMI-style image."},
@@ -185,7 +194,7 @@ fn task() -> Value {
             "image_id": text("Image associated with the task"),
             "request_id": text("Human-readable informative request-id"),
             "user_id": text("User associated with the task"),
-            "expires_at": text("Datetime when this resource would be subject to removal"),
+            "expires_at": {"type": ["null", "string"], "description": "Datetime when this resource would be subject to removal"},
             "created_at": text("Datetime when this resource was created"),
             "updated_at": text("Datetime when this resource was updated"),
             "self": {"type": "string", "readOnly": true},

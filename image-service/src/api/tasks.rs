@@ -96,7 +96,7 @@ async fn parse_query(
     }
     let marker = match &page.marker {
         None => None,
-        Some(id) => Some(find(service, id).await?),
+        Some(id) => Some(find(service, id).await.map_err(no_marker)?),
     };
     Ok(TaskQuery {
         status: status.transpose()?,
@@ -105,6 +105,13 @@ async fn parse_query(
         marker,
         limit: page.limit,
     })
+}
+
+fn no_marker(error: Error) -> Error {
+    match error {
+        Error::NotFound(_) => Error::BadRequest("Invalid marker format".to_owned()),
+        other => other,
+    }
 }
 
 /// A task of type `import`: a new image with data from the web.

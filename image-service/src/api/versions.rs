@@ -1,9 +1,14 @@
-//! Version documents (Image API ref, "API versions"). They need no token.
+//! Version documents (Image API ref, "API versions"), and which version a request means. Neither
+//! needs a token.
 
-use axum::http::StatusCode;
+use axum::extract::Request;
+use axum::http::uri::{PathAndQuery, Uri};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use rest::BaseUrl;
+use tower::ServiceExt;
 
 use crate::views::{LinkView, VersionView, VersionsView};
 
@@ -74,6 +79,55 @@ pub fn routes(offered: Offered) -> Router {
         .route("/versions/", get(all))
         .route("/v2", get(all))
         .route("/v2/", get(all))
+        .fallback(async move |base: BaseUrl, uri: Uri| unknown(&base, &uri, offered))
+}
+
+/// What no route takes: a resource that is not there, or a version that is not.
+fn unknown(base: &BaseUrl, uri: &Uri, offered: Offered) -> Response {
+    let mut segments = uri.path().split('/').skip(1);
+    match segments
+        .next()
+        .is_some_and(|first| is_version(first, offered))
+    {
+        true => StatusCode::NOT_FOUND.into_response(),
+        false => (StatusCode::MULTIPLE_CHOICES, document(base, offered)).into_response(),
+    }
+}
+
+fn is_version(word: &str, offered: Offered) -> bool {
+    word == "v2" || listed(offered).any(|id| id == word)
+}
+
+/// Begins the media type of clients that name the version there and not in the path.
+const MEDIA_TYPE: &str = "application/vnd.openstack.images-";
+
+/// Puts the version of the media type into the path, for the router behind this one.
+pub fn by_media_type(router: Router, offered: Offered) -> Router {
+    let rewritten = router.map_request(move |mut request: Request| {
+        if let Some(uri) = with_version(&request, offered) {
+            *request.uri_mut() = uri;
+        }
+        request
+    });
+    Router::new().fallback_service(rewritten)
+}
+
+fn with_version(request: &Request, offered: Offered) -> Option<Uri> {
+    let accepted = request.headers().get(header::ACCEPT)?.to_str().ok()?;
+    let version = accepted.strip_prefix(MEDIA_TYPE)?;
+    let version = version.split(['+', ';', ',']).next()?.trim();
+    if !is_version(version, offered) {
+        return None;
+    }
+    let uri = request.uri();
+    let first = uri.path().split('/').nth(1)?;
+    if is_version(first, offered) {
+        return None;
+    }
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(format!("/{version}{path}").parse().ok()?);
+    Uri::from_parts(parts).ok()
 }
 
 fn document(base: &BaseUrl, offered: Offered) -> Json<VersionsView> {

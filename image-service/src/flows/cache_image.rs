@@ -94,7 +94,7 @@ async fn source(
     let unavailable =
         |error: Error| TaskError::retryable(class::STORE_UNAVAILABLE, error.to_string());
     let found = opened.map_err(unavailable)?;
-    Ok(found.map(|found| (found.into_stream(), size)))
+    Ok(found.map(|found| (found.into_stream(service), size)))
 }
 
 async fn copy(

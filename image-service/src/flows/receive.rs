@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use storage::{ImageHandle, ImageSpec, ImageStore};
 use taskflow::TaskError;
@@ -19,10 +19,9 @@ use crate::db::staging::StagedData;
 use crate::fetch::Fetched;
 use crate::hashing::Algorithm;
 use crate::stores::Pool;
+use crate::transfer_memory::{PIECE_BYTES_MAX, Transfer, TransferMemory};
 use crate::uploads::{Source, Uploads, drain};
 
-/// Data is hashed and written in pieces of at most this many bytes.
-const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Writes of one upload at the same time, so that the store is busy while the next piece comes.
 const CONCURRENT_WRITES: usize = 4;
 /// Data is looked through for zeroes in steps of this many bytes.
@@ -52,16 +51,23 @@ pub struct Sink<'a> {
     piece_bytes: usize,
     /// More than this is refused as [`class::TOO_LARGE`].
     limit_bytes: u64,
+    transfer: Transfer,
 }
 
 impl<'a> Sink<'a> {
     /// The place of this name in the pool.
-    pub fn new(pool: &'a Pool, name: impl Display, limit_bytes: u64) -> Self {
+    pub fn new(
+        pool: &'a Pool,
+        name: impl Display,
+        limit_bytes: u64,
+        memory: &TransferMemory,
+    ) -> Self {
         Sink {
             store: pool.engine.as_ref(),
             image: pool.image(name),
             piece_bytes: pool.chunk_bytes.min(PIECE_BYTES_MAX),
             limit_bytes,
+            transfer: memory.transfer(),
         }
     }
 }
@@ -165,7 +171,7 @@ async fn take_all(
     let mut taken = 0_u64;
     loop {
         let piece = {
-            let next = next_piece(source, &mut rest, sink.piece_bytes, watch);
+            let next = next_piece(source, &mut rest, sink, watch);
             tokio::pin!(next);
             loop {
                 tokio::select! {
@@ -260,25 +266,24 @@ fn grown(size: u64, end: u64) -> u64 {
         .max(end)
 }
 
-/// The next `piece_bytes` bytes of the stream, fewer at its end, none after it.
+/// The next piece of the stream, fewer at its end, none after it.
 async fn next_piece(
     source: &mut Source,
     rest: &mut Bytes,
-    piece_bytes: usize,
+    sink: &Sink<'_>,
     watch: &impl Watch,
 ) -> Result<Bytes, TaskError> {
     watch.check().await?;
-    let mut piece = BytesMut::new();
-    while piece.len() < piece_bytes {
+    let mut piece = sink.transfer.buffer().await;
+    while piece.len() < sink.piece_bytes {
         if rest.is_empty() {
             match next_bytes(source, watch).await? {
                 Some(bytes) => *rest = bytes,
                 None => break,
             }
         }
-        let missing = piece_bytes.saturating_sub(piece.len());
-        piece.reserve(missing);
-        piece.extend_from_slice(&rest.split_to(rest.len().min(missing)));
+        let missing = sink.piece_bytes.saturating_sub(piece.len());
+        piece.extend(&rest.split_to(rest.len().min(missing)));
     }
     Ok(piece.freeze())
 }

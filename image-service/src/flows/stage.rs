@@ -52,7 +52,12 @@ impl Task<StageImage> for ReceiveData {
 
     async fn execute(&self, run: &Run<StageImage>) -> Result<StagedData, TaskError> {
         let image_id = run.params.image_id;
-        let sink = Sink::new(&run.ctx.stores.staging, image_id, run.params.limit_bytes);
+        let sink = Sink::new(
+            &run.ctx.stores.staging,
+            image_id,
+            run.params.limit_bytes,
+            &run.ctx.transfer_memory,
+        );
         let watch = UploadWatch::new(run, image_id);
         let received = receive_upload(&sink, &run.ctx.uploads, run.flow.id, &watch).await?;
         Ok(received.into())

@@ -78,7 +78,12 @@ impl Task<UploadImage> for ReceiveData {
     async fn execute(&self, run: &Run<UploadImage>) -> Result<DataFacts, TaskError> {
         let (_, pool) = target(run)?;
         let image_id = run.params.image_id;
-        let sink = Sink::new(pool, image_id, run.params.limit_bytes);
+        let sink = Sink::new(
+            pool,
+            image_id,
+            run.params.limit_bytes,
+            &run.ctx.transfer_memory,
+        );
         let watch = UploadWatch::new(run, image_id);
         let uploads = &run.ctx.uploads;
         let received = receive_upload(&sink, uploads, run.flow.id, &watch).await?;

@@ -106,7 +106,15 @@ pub struct ObjectView {
 }
 
 impl ObjectView {
-    pub fn new(namespace: &str, object: Item) -> Self {
+    pub fn new(namespace: &str, mut object: Item) -> Self {
+        let document = &mut object.document;
+        let empty = [
+            ("properties", Value::Object(Map::new())),
+            ("required", Value::Array(Vec::new())),
+        ];
+        for (name, nothing) in empty {
+            document.entry(name).or_insert(nothing);
+        }
         ObjectView {
             self_path: format!("{}/objects/{}", namespace_path(namespace), object.name),
             name: object.name,

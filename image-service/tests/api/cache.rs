@@ -134,13 +134,35 @@ async fn clearing_pruning_and_versions() {
         .post(ADMIN, "/v2/cache/clean", Value::Null)
         .await
         .expect(200);
+    let nodes = format!("/v2/cache/nodes/{id}");
+    let known = world.get(ADMIN, &nodes).await.expect(200).json();
+    assert_eq!(known, json!([]));
     world
-        .get(ADMIN, &format!("/v2/cache/nodes/{id}"))
+        .put(ADMIN, &format!("/v2/cache/{id}"), Value::Null)
         .await
-        .expect(409);
+        .expect(202);
+    settled(&world).await;
+    let known = world.get(ADMIN, &nodes).await.expect(200).json();
+    assert_eq!(known, json!(["localhost"]));
+    world.get(ADMIN, "/v2/cache/nodes/x").await.expect(404);
     let versions = world.get(ADMIN, "/versions").await.expect(200).json();
     assert_eq!(versions["versions"][0]["id"], "v2.18");
     world.get(ALICE, "/v2.14/images").await.expect(200);
+}
+
+#[tokio::test]
+async fn what_is_downloaded_whole_is_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(&folder).await;
+    let id = uploaded(&world, "1").await;
+    let file = format!("/v2/images/{id}/file");
+    let request =
+        World::request(ALICE, axum::http::Method::GET, &file).header("range", "bytes=0-0");
+    let part = world.send(request.body(axum::body::Body::empty()).unwrap());
+    part.await.expect(206);
+    assert_eq!(settled(&world).await.len(), 0);
+    world.get(ALICE, &file).await.expect(200);
+    assert_eq!(settled(&world).await.len(), 1);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ async fn a_new_image_has_glances_defaults() {
     let world = World::new().await;
     let body = json!({
         "name": "cirros", "disk_format": "qcow2", "container_format": "bare", "protected": true,
-        "min_disk": 1, "min_ram": 2, "tags": ["b", "a", "b"], "hw_disk_bus": "virtio", "empty": null,
+        "min_disk": 1, "min_ram": 2, "tags": ["b", "a", "b"], "hw_disk_bus": "virtio", "kernel_id": null,
     });
     let answer = world.post(ALICE, "/v2/images", body).await.expect(201);
     let image = answer.json();
@@ -31,7 +31,7 @@ async fn a_new_image_has_glances_defaults() {
         "disk_format": "qcow2", "created_at": image["created_at"], "updated_at": image["updated_at"],
         "min_ram": 2, "min_disk": 1, "tags": ["a", "b"], "self": format!("/v2/images/{id}"),
         "file": format!("/v2/images/{id}/file"), "schema": "/v2/schemas/image",
-        "hw_disk_bus": "virtio", "empty": null,
+        "hw_disk_bus": "virtio", "kernel_id": null,
     });
     assert_eq!(image, expected);
     assert_eq!(
@@ -87,6 +87,13 @@ async fn what_must_not_be_created() {
         (ALICE, json!({"tags": [long]}), 400),
         (ALICE, json!({"a": 1}), 400),
         (ALICE, json!({"a": {}}), 400),
+        (ALICE, json!({"a": null}), 400),
+        (ALICE, json!({"kernel_id": "vmlinuz"}), 400),
+        (
+            ALICE,
+            json!({"cinder_encryption_key_deletion_policy": "never"}),
+            400,
+        ),
         (ALICE, json!({"": "a"}), 400),
         (ALICE, json!({long.as_str(): "a"}), 400),
         (ALICE, json!({"a": "x".repeat(65_536)}), 400),
@@ -145,7 +152,6 @@ async fn hostile_bodies_are_refused() {
         "/v2/images/..%2f..",
         "/v2/images/%ff",
         "/v2/nothing",
-        "/v3/images",
     ] {
         let status = world.get(ALICE, path).await.status.as_u16();
         assert!(matches!(status, 400 | 404), "{path}: {status}");
@@ -211,6 +217,86 @@ async fn without_a_token_only_version_documents() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn the_version_is_in_the_path_or_in_the_media_type() {
+    let world = World::new().await;
+    let asked = async |path: &str, accept: &str| {
+        let request = World::request(ALICE, Method::GET, path).header("accept", accept);
+        let answer = world.send(request.body(Body::empty()).unwrap()).await;
+        answer.status.as_u16()
+    };
+    for (path, accept, status) in [
+        (
+            "/images?limit=1",
+            "application/vnd.openstack.images-v2",
+            200,
+        ),
+        ("/images", "application/vnd.openstack.images-v2.9+json", 200),
+        ("/v2.7/images", "application/vnd.openstack.images-v2", 200),
+        ("/images", "application/vnd.openstack.images-v3", 300),
+        ("/images", "application/json", 300),
+        ("/v1/images", "*/*", 300),
+        ("/v2.18/images", "*/*", 300),
+        ("/v2/nothing", "*/*", 404),
+    ] {
+        assert_eq!(asked(path, accept).await, status, "{path} {accept}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_where_none_belongs_is_refused() {
+    let world = World::new().await;
+    let id = world.create_raw(ALICE).await;
+    world.upload(ALICE, &id, "data").await.expect(204);
+    let image = format!("/v2/images/{id}");
+    for (method, path) in [
+        (Method::DELETE, image.clone()),
+        (Method::GET, image.clone()),
+        (Method::PUT, format!("{image}/tags/a")),
+        (Method::POST, format!("{image}/actions/deactivate")),
+    ] {
+        let request = World::request(ALICE, method.clone(), &path).header("content-length", "2");
+        let answer = world.send(request.body(Body::from("{}")).unwrap()).await;
+        assert_eq!(answer.status.as_u16(), 400, "{method} {path}");
+    }
+    let now = world.get(ALICE, &image).await.expect(200).json();
+    assert_eq!(
+        (&now["status"], &now["tags"]),
+        (&json!("active"), &json!([]))
+    );
+    let request = World::request(ALICE, Method::GET, "/v2/images").header("content-length", "2");
+    let answer = world.send(request.body(Body::from("{}")).unwrap()).await;
+    answer.expect(200);
+}
+
+#[tokio::test]
+async fn a_deactivated_image_shows_its_data_to_admins_only() {
+    let options = Options {
+        show_multiple_locations: true,
+        show_image_direct_url: true,
+        ..Options::default()
+    };
+    let world = World::with(options, MemoryStore::new()).await;
+    let id = world.create_raw(ALICE).await;
+    world.upload(ALICE, &id, "data").await.expect(204);
+    let path = format!("/v2/images/{id}");
+    let shown = async |token: &str| {
+        let one = world.get(token, &path).await.expect(200).json();
+        let list = world.get(token, "/v2/images").await.expect(200).json();
+        let listed = &list["images"][0];
+        assert_eq!(one["locations"], listed["locations"]);
+        assert_eq!(one.get("direct_url"), listed.get("direct_url"));
+        one["locations"].as_array().unwrap().len()
+    };
+    assert_eq!(shown(ALICE).await, 1);
+    let deactivate = format!("{path}/actions/deactivate");
+    world
+        .post(ALICE, &deactivate, Value::Null)
+        .await
+        .expect(204);
+    assert_eq!((shown(ALICE).await, shown(ADMIN).await), (0, 1));
 }
 
 #[tokio::test]

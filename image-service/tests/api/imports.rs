@@ -218,7 +218,12 @@ async fn the_web_brings_data_into_every_store_and_one_can_lose_it() {
     let all = json!({"method": {"name": "copy-image"}, "all_stores": true});
     assert_eq!(import(&world, ADMIN, &id, all).await, 202);
     let tasks = world.get(ALICE, &format!("/v2/images/{id}/tasks")).await;
-    assert_eq!(tasks.json()["tasks"].as_array().unwrap().len(), 2);
+    let tasks = tasks.json()["tasks"].as_array().unwrap().clone();
+    assert_eq!(tasks.len(), 2);
+    for task in tasks {
+        assert_eq!(task["message"], "Copied 0 MiB");
+        assert_eq!(task["deleted"], false);
+    }
 }
 
 #[tokio::test]

@@ -73,6 +73,16 @@ async fn a_namespace_with_all_it_holds() {
     let known = types["resource_types"].as_array().unwrap();
     assert!(known.iter().any(|one| one["name"] == "X"));
 
+    let bare = format!("{path}/objects/bare");
+    let objects = format!("{path}/objects");
+    let made = world.post(ADMIN, &objects, json!({"name": "bare"})).await;
+    made.expect(201);
+    let object = world.get(ALICE, &bare).await.expect(200).json();
+    assert_eq!(
+        (&object["required"], &object["properties"]),
+        (&json!([]), &json!({}))
+    );
+
     // Nothing that a protected namespace holds may go.
     for rest in [
         "",

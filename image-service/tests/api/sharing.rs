@@ -69,7 +69,7 @@ async fn a_member_is_asked_and_answers() {
     world
         .put(CAROL, &bob, json!({"status": "accepted"}))
         .await
-        .expect(403);
+        .expect(404);
     world
         .put(BOB, &bob, json!({"status": "perhaps"}))
         .await

@@ -294,7 +294,10 @@ impl Task<ImportImage> for Finish {
             run.ctx.notices.uploaded(tx, image_id, &run.flow).await?;
         }
         run.ctx.grants.forget(run.flow.id);
-        end_task(run, tx, TaskStatus::Success, "").await
+        let image = images::find_locked(tx, image_id).await?;
+        let bytes = image.and_then(|image| image.size_bytes).unwrap_or(0);
+        let message = format!("Copied {} MiB", bytes >> 20);
+        end_task(run, tx, TaskStatus::Success, &message).await
     }
 }
 

@@ -166,6 +166,7 @@ impl Fixture<ImportImage> for Importing {
             assert_eq!(image.os_hash_value, hashed(Algorithm::Sha512));
             let format = match format {
                 "qcow2" => Format::Qcow2,
+                "vmdk" => Format::Vmdk,
                 _ => Format::Raw,
             };
             assert!(bytes_of(source, format).await == disk());
@@ -204,6 +205,13 @@ async fn a_raw_disk_becomes_qcow2_or_nothing() {
     let uri = served(disk()).await;
     let to = Some(ConversionFormat::Qcow2);
     exhaust::<ImportImage, _>(async || Importing::new(&uri, "raw", to).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_packed_qcow2_becomes_vmdk_or_nothing() {
+    let uri = served(gzip(&qcow2(&disk()).await)).await;
+    let to = Some(ConversionFormat::Vmdk);
+    exhaust::<ImportImage, _>(async || Importing::new(&uri, "qcow2", to).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,9 +7,10 @@ use std::io::{self, Read};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use image_formats::{
-    ARCHIVE_DETECT_BYTES, Archive, ByteSource, DataMap, DiskExtent, DiskReader, Format, Qcow2Writer,
+    ARCHIVE_DETECT_BYTES, Archive, ByteSource, DataMap, DiskExtent, DiskReader, Format,
+    Qcow2Writer, VmdkWriter,
 };
 use serde::{Deserialize, Serialize};
 use storage::Change;
@@ -214,7 +215,9 @@ impl Task<ImportImage> for ConvertData {
         let source = open(run, &staged.name).await?;
         let converted = match target {
             ConversionFormat::Raw => to_raw(run, source, found.format, converted_name(run)).await?,
-            ConversionFormat::Qcow2 => to_qcow2(run, source, &staged).await?,
+            ConversionFormat::Qcow2 | ConversionFormat::Vmdk => {
+                to_file(run, source, &staged, target).await?
+            }
         };
         Ok(Some(converted))
     }
@@ -284,12 +287,13 @@ pub(super) fn disk_bytes(reader: DiskReader<HandleSource>) -> DataStream {
     Box::pin(pieces)
 }
 
-/// A qcow2 file of the disk. Where the source is not the bare disk, that is written first, for
-/// the file is made from its allocated ranges.
-async fn to_qcow2(
+/// A file in which the disk lies. Where the source is not the bare disk, that is written first,
+/// for the file is made from its allocated ranges.
+async fn to_file(
     run: &Run<ImportImage>,
     source: HandleSource,
     staged: &Staged<'_>,
+    target: ConversionFormat,
 ) -> Result<Converted, TaskError> {
     let format = staged.data.inspection.format;
     let (disk, name) = if format.is_raw() {
@@ -299,22 +303,35 @@ async fn to_qcow2(
         to_raw(run, source, format, name.clone()).await?;
         (open(run, &name).await?, name)
     };
-    let virtual_size_bytes = disk.len();
-    let map = data_map(run, &name, virtual_size_bytes).await?;
-    let writer = Qcow2Writer::new(map);
-    let file = Fetched {
-        size_bytes: Some(writer.file_length_bytes()),
-        data: Box::pin(
-            writer
-                .into_stream(disk)
-                .map(|piece| piece.map_err(io::Error::other)),
-        ),
+    let map = data_map(run, &name, disk.len()).await?;
+    let (file, virtual_size_bytes) = match target {
+        ConversionFormat::Vmdk => {
+            let writer = VmdkWriter::new(map).map_err(unreadable)?;
+            let (length, size) = (writer.file_length_bytes(), writer.virtual_size_bytes());
+            (written(length, writer.into_stream(disk)), size)
+        }
+        _ => {
+            let (writer, size) = (Qcow2Writer::new(map), disk.len());
+            let length = writer.file_length_bytes();
+            (written(length, writer.into_stream(disk)), size)
+        }
     };
     let data = stage_as(run, converted_name(run), file).await;
     Ok(Converted {
         data: data.map_err(|error| in_words("Conversion", error))?,
         virtual_size_bytes,
     })
+}
+
+/// The file that comes out of a writer.
+fn written(
+    length_bytes: u64,
+    pieces: impl Stream<Item = image_formats::Result<Bytes>> + Send + 'static,
+) -> Fetched {
+    Fetched {
+        size_bytes: Some(length_bytes),
+        data: Box::pin(pieces.map(|piece| piece.map_err(io::Error::other))),
+    }
 }
 
 /// Which parts of the disk hold data.

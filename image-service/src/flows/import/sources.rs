@@ -178,7 +178,7 @@ pub async fn stage_as(
     }
     let pool = &run.ctx.stores.staging;
     data::remove(pool, &name, &run.lease()).await?;
-    let sink = Sink::new(pool, &name, limit_bytes);
+    let sink = Sink::new(pool, &name, limit_bytes, &run.ctx.transfer_memory);
     let watch = TaskWatch::new(run, run.params.image_id);
     let fetched = Fetched {
         data: watch.counted(fetched.data),
