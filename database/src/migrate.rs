@@ -15,7 +15,7 @@ macro_rules! migrations {
         &[$(Migration {
             number: $number,
             name: $name,
-            sql: include_str!(concat!("../../migrations/sqlite/", $name, ".sql")),
+            sql: include_str!(concat!("../../migrations/", $name, ".sql")),
         }),+]
     };
 }
@@ -38,6 +38,11 @@ pub const MIGRATIONS: &[Migration] = migrations![
 const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
     number BIGINT NOT NULL PRIMARY KEY, name VARCHAR(255) NOT NULL, applied_at BIGINT NOT NULL)";
 
+/// Where schema changes end the transaction, another process may have noted it first.
+const NOTE: &str = "INSERT INTO schema_migrations (number, name, applied_at)
+    SELECT n, name, applied_at FROM (SELECT ? AS n, ? AS name, ? AS applied_at) one
+    WHERE NOT EXISTS (SELECT 1 FROM schema_migrations WHERE number = ?)";
+
 /// Brings the schema to this release. Idempotent; safe when several processes start at once.
 ///
 /// Errors: [`Error::Schema`] when the database was made by a newer release.
@@ -59,10 +64,10 @@ pub async fn run(database: &Database) -> Result<()> {
         .iter()
         .filter(|migration| migration.number > newest)
     {
-        tx.execute_script(migration.sql).await?;
+        tx.migrate(migration.number, migration.sql).await?;
         tx.execute(
-            "INSERT INTO schema_migrations (number, name, applied_at) VALUES (?, ?, ?)",
-            params![migration.number, migration.name, now_us()],
+            NOTE,
+            params![migration.number, migration.name, now_us(), migration.number],
         )
         .await?;
     }
@@ -76,8 +81,8 @@ mod tests {
     #[tokio::test]
     async fn a_second_run_changes_nothing_and_a_newer_schema_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("a.sqlite").display());
-        let database = Database::open(&url).await.unwrap();
+        let database = crate::testing::empty_database(folder.path()).await;
+        let database = database.unwrap();
         run(&database).await.unwrap();
         run(&database).await.unwrap();
         let count = database.fetch_one("SELECT COUNT(*) AS n FROM schema_migrations", params![]);
