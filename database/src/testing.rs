@@ -28,11 +28,7 @@ pub async fn empty_url(folder: &Path) -> Result<String> {
 /// A new database with this release's tables. They are made once and copied where that is possible.
 pub async fn migrated_database(folder: &Path) -> Result<Database> {
     match server() {
-        None => {
-            let path = folder.join("test.sqlite");
-            std::fs::write(&path, sqlite_template().await?).map_err(crate::Error::from_io)?;
-            Database::open(&format!("sqlite://{}", path.display())).await
-        }
+        None => migrated_file(folder).await,
         Some(server) if server.starts_with("postgres") => {
             let template = postgres_template(&server).await?;
             Database::open(&create(&server, &format!("TEMPLATE {template}")).await?).await
@@ -43,6 +39,13 @@ pub async fn migrated_database(folder: &Path) -> Result<Database> {
             Ok(database)
         }
     }
+}
+
+/// A new SQLite database with this release's tables, whatever server the others are on.
+pub async fn migrated_file(folder: &Path) -> Result<Database> {
+    let path = folder.join("test.sqlite");
+    std::fs::write(&path, sqlite_template().await?).map_err(crate::Error::from_io)?;
+    Database::open(&format!("sqlite://{}", path.display())).await
 }
 
 fn server() -> Option<String> {
