@@ -43,33 +43,45 @@ const NOTE: &str = "INSERT INTO schema_migrations (number, name, applied_at)
     SELECT n, name, applied_at FROM (SELECT ? AS n, ? AS name, ? AS applied_at) one
     WHERE NOT EXISTS (SELECT 1 FROM schema_migrations WHERE number = ?)";
 
-/// Brings the schema to this release. Idempotent; safe when several processes start at once.
+/// The migrations that [`run`] would apply.
 ///
 /// Errors: [`Error::Schema`] when the database was made by a newer release.
-pub async fn run(database: &Database) -> Result<()> {
-    let mut tx = database.begin().await?;
-    tx.execute(CREATE_VERSIONS, params![]).await?;
-    let newest = tx.fetch_one(
-        "SELECT COALESCE(MAX(number), 0) AS n FROM schema_migrations",
-        params![],
-    );
-    let newest: i64 = newest.await?.get("n")?;
+pub async fn pending(database: &Database) -> Result<&'static [Migration]> {
+    let names = database
+        .fetch_all("SELECT MAX(number) AS n FROM schema_migrations", params![])
+        .await;
+    match names {
+        Ok(rows) => after(rows.first().map_or(Ok(None), |row| row.get("n"))?),
+        // Without the table nothing has been applied; whatever else is wrong, `run` says.
+        Err(Error::Other(_)) => Ok(MIGRATIONS),
+        Err(error) => Err(error),
+    }
+}
+
+/// The migrations after the newest that was applied.
+fn after(newest: Option<i64>) -> Result<&'static [Migration]> {
+    let newest = newest.unwrap_or(0);
     let known = MIGRATIONS.last().map_or(0, |migration| migration.number);
     if newest > known {
         return Err(Error::Schema(format!(
             "the database is at migration {newest}, this release knows {known}: start the newer release"
         )));
     }
-    for migration in MIGRATIONS
-        .iter()
-        .filter(|migration| migration.number > newest)
-    {
+    let applied = MIGRATIONS.partition_point(|migration| migration.number <= newest);
+    Ok(&MIGRATIONS[applied..])
+}
+
+/// Brings the schema to this release. Idempotent; safe when several processes start at once.
+///
+/// Errors: [`Error::Schema`] when the database was made by a newer release.
+pub async fn run(database: &Database) -> Result<()> {
+    let mut tx = database.begin().await?;
+    tx.execute(CREATE_VERSIONS, params![]).await?;
+    let newest = tx.fetch_one("SELECT MAX(number) AS n FROM schema_migrations", params![]);
+    for migration in after(newest.await?.get("n")?)? {
         tx.migrate(migration.number, migration.sql).await?;
-        tx.execute(
-            NOTE,
-            params![migration.number, migration.name, now_us(), migration.number],
-        )
-        .await?;
+        let noted = params![migration.number, migration.name, now_us(), migration.number];
+        tx.execute(NOTE, noted).await?;
     }
     tx.commit().await
 }
@@ -83,8 +95,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let database = crate::testing::empty_database(folder.path()).await;
         let database = database.unwrap();
+        assert_eq!(pending(&database).await.unwrap().len(), MIGRATIONS.len());
         run(&database).await.unwrap();
         run(&database).await.unwrap();
+        assert!(pending(&database).await.unwrap().is_empty());
         let count = database.fetch_one("SELECT COUNT(*) AS n FROM schema_migrations", params![]);
         assert_eq!(
             count.await.unwrap().get::<i64>("n").unwrap(),
@@ -94,5 +108,6 @@ mod tests {
             "INSERT INTO schema_migrations (number, name, applied_at) VALUES (9999, 'x', 0)";
         database.execute(newer, params![]).await.unwrap();
         assert!(matches!(run(&database).await, Err(Error::Schema(_))));
+        assert!(matches!(pending(&database).await, Err(Error::Schema(_))));
     }
 }

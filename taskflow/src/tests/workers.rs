@@ -263,7 +263,8 @@ impl Scribe {
         tx: &mut database::Tx,
     ) -> database::Result<()> {
         let sql = "INSERT INTO seen (flow_id, what, seen_at) VALUES (?, ?, ?)";
-        tx.execute(sql, params![flow.id, what, database::now_us()]).await?;
+        tx.execute(sql, params![flow.id, what, database::now_us()])
+            .await?;
         if self.fails.fetch_sub(1, Ordering::SeqCst) > 0 {
             return Err(database::Error::Unavailable("on purpose".to_owned()));
         }
