@@ -33,6 +33,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     9 "0009_metadefs",
     10 "0010_encryption_keys",
     12 "0012_notifications",
+    13 "0013_volume_name_id",
 ];
 
 const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

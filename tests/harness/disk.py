@@ -13,7 +13,7 @@ GIB = 1024 * MIB
 
 def tool(*command: str) -> str:
     """Runs a tool of the operating system; its failure is the test's."""
-    result = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, errors="replace")
     if result.returncode != 0:
         raise AssertionError(f"{' '.join(map(str, command))} ended with {result.returncode}:\n{result.stdout}{result.stderr}")
     return result.stdout

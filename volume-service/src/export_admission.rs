@@ -44,11 +44,16 @@ impl Admission for AttachedVolumes {
             return Ok(None);
         }
         let volume = volumes::get(&self.database, export.volume_id).await;
-        let host = volume.map_err(unavailable)?.and_then(|volume| volume.host);
+        let Some(volume) = volume.map_err(unavailable)? else {
+            return Ok(None);
+        };
         // host@backend#pool
-        let pool = host.as_deref().and_then(|host| host.rsplit_once('#'));
+        let pool = volume
+            .host
+            .as_deref()
+            .and_then(|host| host.rsplit_once('#'));
         Ok(pool.map(|(_, pool)| Grant {
-            image: ImageSpec::new(pool, volume_image_name(export.volume_id)),
+            image: ImageSpec::new(pool, volume_image_name(volume.image_id())),
             snapshot: None,
             read_only: export.read_only,
         }))

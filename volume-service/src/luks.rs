@@ -28,6 +28,15 @@ const ALIGNMENT_BYTES: usize = 4096;
 /// Of PBKDF2. The passphrase is a random key, which no search finds however fast a trial is.
 const ITERATIONS: u32 = 2000;
 const SALT_BYTES: usize = 32;
+/// More iterations than a header may ask for: about a minute of hashing.
+const MAX_ITERATIONS: u32 = 20_000_000;
+/// Where a header's fixed part ends.
+const FIXED_BYTES: usize = 592;
+/// Where the first key slot is described, and how far the slots lie apart.
+const FIRST_SLOT: usize = 208;
+const SLOT_FIELDS_BYTES: usize = 48;
+/// No payload begins later: a header of eight slots of the longest keys takes a quarter of it.
+pub const MAX_HEADER_BYTES: usize = 16 << 20;
 const DIGEST_BYTES: usize = 20;
 
 /// Why a volume cannot be encrypted as its type says.
@@ -48,6 +57,129 @@ pub fn check(cipher: &str, key_bits: u32) -> Result<(), Unsupported> {
         return Err(Unsupported::KeySize(key_bits));
     }
     Ok(())
+}
+
+/// Why a volume cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("there is no LUKS header")]
+    NoHeader,
+    #[error("the LUKS header is damaged")]
+    Damaged,
+    #[error("the LUKS header names {0}, which is not supported")]
+    Unsupported(String),
+    #[error("no key slot opens with the key")]
+    WrongKey,
+}
+
+/// How many bytes from the beginning of an image [`open`] needs: where the payload begins.
+///
+/// Errors: those of a header that cannot be read. `start`: at least the first sector or two.
+pub fn payload_offset(start: &[u8]) -> Result<usize, OpenError> {
+    let start = start.get(..FIXED_BYTES).ok_or(OpenError::NoHeader)?;
+    if !start.starts_with(MAGIC) {
+        return Err(OpenError::NoHeader);
+    }
+    let version = u16::from_be_bytes([start[6], start[7]]);
+    if version != VERSION {
+        return Err(OpenError::Unsupported(format!("version {version}")));
+    }
+    let expected = [(8, "aes"), (40, "xts-plain64"), (72, "sha256")];
+    for (at, known) in expected {
+        let name = text(start, at);
+        if name != known {
+            return Err(OpenError::Unsupported(name));
+        }
+    }
+    let offset = number(start, 104)? as usize * SECTOR_BYTES;
+    if (FIXED_BYTES..=MAX_HEADER_BYTES).contains(&offset) {
+        Ok(offset)
+    } else {
+        Err(OpenError::Damaged)
+    }
+}
+
+/// What decrypts the sectors behind a header, from the bytes up to its payload. Takes as long as
+/// the header's iterations take.
+pub fn open(header: &[u8], passphrase: &str) -> Result<Xts, OpenError> {
+    payload_offset(header)?;
+    let key_bytes = number(header, 108)? as usize;
+    if ![32, 64].contains(&key_bytes) {
+        return Err(OpenError::Unsupported(format!(
+            "a key of {key_bytes} bytes"
+        )));
+    }
+    let digest = header
+        .get(112..112 + DIGEST_BYTES)
+        .ok_or(OpenError::Damaged)?;
+    let digest_salt = header
+        .get(132..132 + SALT_BYTES)
+        .ok_or(OpenError::Damaged)?;
+    let digest_iterations = iterations(header, 164)?;
+    for slot in 0..SLOTS {
+        let at = FIRST_SLOT + slot * SLOT_FIELDS_BYTES;
+        if number(header, at)? != SLOT_ACTIVE {
+            continue;
+        }
+        let key = slot_key(header, at, key_bytes, passphrase)?;
+        let found = pbkdf2(&key, digest_salt, DIGEST_BYTES, digest_iterations);
+        if found == digest {
+            return Xts::new(&key).ok_or(OpenError::Damaged);
+        }
+    }
+    Err(OpenError::WrongKey)
+}
+
+/// What a key slot says the master key is, if `passphrase` is the slot's.
+fn slot_key(
+    header: &[u8],
+    at: usize,
+    key_bytes: usize,
+    passphrase: &str,
+) -> Result<Vec<u8>, OpenError> {
+    let salt = header
+        .get(at + 8..at + 8 + SALT_BYTES)
+        .ok_or(OpenError::Damaged)?;
+    let start = number(header, at + 40)? as usize * SECTOR_BYTES;
+    if number(header, at + 44)? as usize != STRIPES {
+        return Err(OpenError::Damaged);
+    }
+    let length = (key_bytes * STRIPES).next_multiple_of(SECTOR_BYTES);
+    let material = start
+        .checked_add(length)
+        .and_then(|end| header.get(start..end));
+    let mut material = material.ok_or(OpenError::Damaged)?.to_vec();
+    let slot_key = pbkdf2(
+        passphrase.as_bytes(),
+        salt,
+        key_bytes,
+        iterations(header, at + 4)?,
+    );
+    let cipher = Xts::new(&slot_key).ok_or(OpenError::Damaged)?;
+    cipher.decrypt(0, &mut material);
+    material.truncate(key_bytes * STRIPES);
+    Ok(merge(&material, key_bytes))
+}
+
+/// The text of a field of 32 bytes.
+fn text(header: &[u8], at: usize) -> String {
+    let field = header.get(at..at + 32).unwrap_or_default();
+    let used = field.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(used).into_owned()
+}
+
+fn number(header: &[u8], at: usize) -> Result<u32, OpenError> {
+    let field = header
+        .get(at..at + 4)
+        .and_then(|field| field.try_into().ok());
+    Ok(u32::from_be_bytes(field.ok_or(OpenError::Damaged)?))
+}
+
+fn iterations(header: &[u8], at: usize) -> Result<u32, OpenError> {
+    match number(header, at)? {
+        found @ 1..=MAX_ITERATIONS => Ok(found),
+        _ => Err(OpenError::Damaged),
+    }
 }
 
 /// A new header, and what encrypts the sectors behind it.
@@ -74,7 +206,7 @@ pub fn format(passphrase: &str, key_bits: u32) -> std::io::Result<(Vec<u8>, Xts)
     writer.put(b"sha256", 32);
     writer.number((PAYLOAD_OFFSET_BYTES / SECTOR_BYTES as u64) as u32);
     writer.number(master_key.len() as u32);
-    let digest = pbkdf2(&master_key, &digest_salt, DIGEST_BYTES);
+    let digest = pbkdf2(&master_key, &digest_salt, DIGEST_BYTES, ITERATIONS);
     writer.put(&digest, DIGEST_BYTES);
     writer.put(&digest_salt, SALT_BYTES);
     writer.number(ITERATIONS);
@@ -89,7 +221,12 @@ pub fn format(passphrase: &str, key_bits: u32) -> std::io::Result<(Vec<u8>, Xts)
 
     let mut material = split(&master_key)?;
     material.resize(material.len().next_multiple_of(SECTOR_BYTES), 0);
-    let slot_key = pbkdf2(passphrase.as_bytes(), &slot_salt, master_key.len());
+    let slot_key = pbkdf2(
+        passphrase.as_bytes(),
+        &slot_salt,
+        master_key.len(),
+        ITERATIONS,
+    );
     let slot_cipher =
         Xts::new(&slot_key).ok_or_else(|| std::io::Error::other("the key has the wrong size"))?;
     slot_cipher.encrypt(0, &mut material);
@@ -131,7 +268,7 @@ fn random(bytes: &mut [u8]) -> std::io::Result<()> {
 }
 
 /// PBKDF2 with HMAC-SHA-256.
-fn pbkdf2(secret: &[u8], salt: &[u8], length: usize) -> Vec<u8> {
+fn pbkdf2(secret: &[u8], salt: &[u8], length: usize, iterations: u32) -> Vec<u8> {
     // HMAC takes keys of every length.
     let Ok(keyed) = Hmac::<Sha256>::new_from_slice(secret) else {
         return vec![0; length];
@@ -146,7 +283,7 @@ fn pbkdf2(secret: &[u8], salt: &[u8], length: usize) -> Vec<u8> {
         first.update(&block.to_be_bytes());
         let mut last = first.finalize().into_bytes();
         let mut sum = last;
-        for _ in 1..ITERATIONS {
+        for _ in 1..iterations {
             let mut next = keyed.clone();
             next.update(&last);
             last = next.finalize().into_bytes();
@@ -177,6 +314,21 @@ fn split(key: &[u8]) -> std::io::Result<Vec<u8>> {
         *byte = state ^ key;
     }
     Ok(material)
+}
+
+/// The key that [`split`] has made material of.
+fn merge(material: &[u8], key_bytes: usize) -> Vec<u8> {
+    let mut state = vec![0; key_bytes];
+    let mut stripes = material.chunks(key_bytes).peekable();
+    while let Some(stripe) = stripes.next() {
+        for (byte, with) in state.iter_mut().zip(stripe) {
+            *byte ^= with;
+        }
+        if stripes.peek().is_some() {
+            diffuse(&mut state);
+        }
+    }
+    state
 }
 
 /// Each block of the digest's length becomes the digest of its number and itself.
@@ -230,6 +382,76 @@ mod tests {
             assert_eq!(text.matches("read 4096/4096").count(), 2, "{text}");
             assert!(!text.contains("Pattern verification failed"), "{text}");
         }
+    }
+
+    fn opens(header: &[u8], passphrase: &str, sector: &[u8], expected: u8) {
+        let mut sector = sector.to_vec();
+        open(header, passphrase).unwrap().decrypt(0, &mut sector);
+        assert!(sector.iter().all(|byte| *byte == expected));
+    }
+
+    #[test]
+    fn own_headers_and_those_of_qemu_are_opened() {
+        for key_bits in [256, 512] {
+            let (header, cipher) = format("0a1b", key_bits).unwrap();
+            let mut sector = vec![0x5a; SECTOR_BYTES];
+            cipher.encrypt(0, &mut sector);
+            assert_eq!(payload_offset(&header).unwrap(), header.len());
+            opens(&header, "0a1b", &sector, 0x5a);
+            assert!(matches!(open(&header, "0a1c"), Err(OpenError::WrongKey)));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.luks");
+        let made = Command::new("qemu-img")
+            .args(["create", "-q", "-f", "luks", "--object"])
+            .arg("secret,id=k,data=0a1b")
+            .args(["-o", "key-secret=k,iter-time=10", path.to_str().unwrap()])
+            .args(["1M"])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let image = format!("driver=luks,key-secret=k,file.filename={}", path.display());
+        let written = Command::new("qemu-io")
+            .args(["--object", "secret,id=k,data=0a1b", "--image-opts"])
+            .args(["-c", "write -P 0x77 0 4k", &image])
+            .output()
+            .unwrap();
+        assert!(written.status.success(), "{written:?}");
+        let file = std::fs::read(&path).unwrap();
+        let offset = payload_offset(&file).unwrap();
+        let sector = &file[offset..offset + SECTOR_BYTES];
+        opens(&file[..offset], "0a1b", sector, 0x77);
+    }
+
+    #[test]
+    fn what_is_no_header_is_refused() {
+        let (mut header, _) = format("k", 256).unwrap();
+        assert!(matches!(open(&[0; 4096], "k"), Err(OpenError::NoHeader)));
+        assert!(matches!(
+            open(&header[..100], "k"),
+            Err(OpenError::NoHeader)
+        ));
+        assert!(matches!(
+            open(&header[..8192], "k"),
+            Err(OpenError::Damaged)
+        ));
+        for (at, value) in [
+            (104, u32::MAX),
+            (164, u32::MAX),
+            (212, 0),
+            (248, u32::MAX),
+            (252, 1),
+        ] {
+            let kept = header[at..at + 4].to_vec();
+            header[at..at + 4].copy_from_slice(&value.to_be_bytes());
+            assert!(
+                matches!(open(&header, "k"), Err(OpenError::Damaged)),
+                "{at}"
+            );
+            header[at..at + 4].copy_from_slice(&kept);
+        }
+        header[7] = 2;
+        assert!(matches!(open(&header, "k"), Err(OpenError::Unsupported(_))));
     }
 
     #[test]

@@ -150,7 +150,7 @@ pub fn volume_image_name(volume_id: Uuid) -> String {
     format!("volume-{volume_id}")
 }
 
-/// The volume whose image has this name.
+/// The id in an image's name: that of its volume, or the volume's `name_id`.
 pub fn volume_id_of_image(name: &str) -> Option<Uuid> {
     Uuid::parse_str(name.strip_prefix("volume-")?).ok()
 }
@@ -313,15 +313,18 @@ impl Manager {
 
     /// Where the image of `volume` is, or is to be.
     pub(crate) fn place(&self, volume: &Volume) -> Result<Placement<'_>, TaskError> {
-        self.place_on(volume.host.as_deref().unwrap_or_default(), volume.id)
+        self.place_on(
+            volume.host.as_deref().unwrap_or_default(),
+            volume.image_id(),
+        )
     }
 
-    /// Where the image of the volume `id` would be on `host` (`host@backend#pool`).
-    pub(crate) fn place_on(&self, host: &str, id: Uuid) -> Result<Placement<'_>, TaskError> {
+    /// Where the image of this id ([`Volume::image_id`]) would be on `host` (`host@backend#pool`).
+    pub(crate) fn place_on(&self, host: &str, image_id: Uuid) -> Result<Placement<'_>, TaskError> {
         let (backend, pool) = self.backend_and_pool(Some(host))?;
         Ok(Placement {
             backend,
-            image: ImageSpec::new(pool, volume_image_name(id)),
+            image: ImageSpec::new(pool, volume_image_name(image_id)),
         })
     }
 

@@ -13,6 +13,8 @@ use crate::domain::listing::Query;
 
 /// The microversion from which `key~` means "contains".
 const LIKE: u16 = 34;
+/// Comparisons of times.
+const OPERATORS: &[&str] = &["gt", "gte", "eq", "neq", "lt", "lte"];
 /// "Since" of a parameter that is no filter at all: the list itself reads it.
 pub(super) const NO_FILTER: u16 = u16::MAX;
 
@@ -171,8 +173,15 @@ pub(super) fn metadata(
     })))
 }
 
-/// `gt:<time>,lt:<time>` on a time column.
+/// `gt:<time>,lt:<time>` on a time column; each comparison names its operator.
 pub(super) fn times(key: &str, column: &'static str, value: &str) -> Result<Clause, BadInput> {
+    for item in value.split(',') {
+        let operator = item.split(':').next().unwrap_or_default();
+        if !OPERATORS.contains(&operator) {
+            let shown: String = operator.chars().take(64).collect();
+            return Err(BadInput::new(format!("Invalid {shown} operator")));
+        }
+    }
     let compare = |(operator, us): (Operator, i64)| Clause::compare(column, operator, us);
     Ok(Clause::all(
         filter::parse_times(key, value)?.into_iter().map(compare),

@@ -16,8 +16,9 @@ use super::views::snapshots::{One as OneSnapshot, SummaryView};
 use super::views::volumes::{One as OneVolume, VolumeView};
 use super::views::{Detail, manageable as views};
 use super::{Answer, body};
+use crate::Error;
 use crate::domain::manage::{self as domain, Reference, Request};
-use crate::domain::{manageable, parse_id, snapshots, volumes};
+use crate::domain::{clusters, manageable, parse_id, snapshots, volumes};
 
 /// The microversion of the newer names.
 fn require_version(call: &Call, uri: &OriginalUri) -> Answer<()> {
@@ -29,7 +30,7 @@ fn require_version(call: &Call, uri: &OriginalUri) -> Answer<()> {
 
 /// What a list asks for: the host, the page, the order.
 struct ListRequest {
-    host: String,
+    on: Place,
     page: Page,
     sort: Vec<SortKey>,
 }
@@ -46,26 +47,42 @@ impl ListRequest {
             }
         }
         let cluster = query.take("cluster");
-        let host = host(call, query.take("host"), cluster, 17)?;
-        Ok(ListRequest { host, page, sort })
+        let on = place(call, query.take("host"), cluster, 17)?;
+        Ok(ListRequest { on, page, sort })
     }
 }
 
-/// The host. There are no clusters: one that is named has no services.
-fn host(
+/// Where something is managed.
+enum Place {
+    Host(String),
+    Cluster(String),
+}
+
+impl Place {
+    /// The host; of a cluster one that is up.
+    async fn host(self, call: &Call) -> crate::Result<String> {
+        match self {
+            Place::Host(host) => Ok(host),
+            Place::Cluster(name) => clusters::host_of(&call.service, &name).await,
+        }
+    }
+}
+
+fn place(
     call: &Call,
     host: Option<String>,
     cluster: Option<String>,
     cluster_since: u16,
-) -> Result<String, BadInput> {
+) -> Result<Place, BadInput> {
     let given = |value: Option<String>| value.filter(|value| !value.is_empty());
     let (host, cluster) = (given(host), given(cluster));
     if !call.at_least(cluster_since) {
-        return host.ok_or_else(|| BadInput::invalid_input("Host field is missing."));
+        let host = host.ok_or_else(|| BadInput::invalid_input("Host field is missing."))?;
+        return Ok(Place::Host(host));
     }
     match (host, cluster) {
-        (Some(host), None) => Ok(host),
-        (None, Some(cluster)) => Ok(format!("cluster {cluster}")),
+        (Some(host), None) => Ok(Place::Host(host)),
+        (None, Some(cluster)) => Ok(Place::Cluster(cluster)),
         _ => Err(BadInput::invalid_input(
             "One and only one of cluster and host must be set.",
         )),
@@ -99,7 +116,8 @@ async fn list_volumes(
     require_version(&call, &uri)?;
     call.enforce_own("volume_extension:list_manageable")?;
     let asked = ListRequest::parse(&call, query)?;
-    let found = manageable::volumes(&call.service, &asked.host, &asked.page, &asked.sort).await?;
+    let host = asked.on.host(&call).await?;
+    let found = manageable::volumes(&call.service, &host, &asked.page, &asked.sort).await?;
     let volumes = found.into_iter().map(|one| views::entry(one, detail));
     Ok(Json(Volumes {
         volumes: volumes.collect(),
@@ -133,7 +151,8 @@ async fn list_snapshots(
     require_version(&call, &uri)?;
     call.enforce_own("snapshot_extension:list_manageable")?;
     let asked = ListRequest::parse(&call, query)?;
-    let found = manageable::snapshots(&call.service, &asked.host, &asked.page, &asked.sort).await?;
+    let host = asked.on.host(&call).await?;
+    let found = manageable::snapshots(&call.service, &host, &asked.page, &asked.sort).await?;
     let snapshots = found.into_iter().map(|one| views::entry(one, detail));
     Ok(Json(Snapshots {
         snapshots: snapshots.collect(),
@@ -161,13 +180,19 @@ pub(super) async fn manage_volume(
     require_version(&call, &uri)?;
     call.enforce_own("volume_extension:volume_manage")?;
     let body = body::required(body)?;
-    let request = volume_request(&call, &body)?;
+    let (request, on) = volume_request(&call, &body)?;
+    let host = on.host(&call).await.map_err(|error| match error {
+        Error::NotFound(text) => Error::invalid_input(text),
+        other => other,
+    })?;
+    let request = Request { host, ..request };
     let details = domain::manage_volume(&call.service, &call.context, request).await?;
     let volume = VolumeView::plain(&call, details);
     Ok((StatusCode::ACCEPTED, Json(OneVolume { volume })))
 }
 
-fn volume_request(call: &Call, body: &Value) -> Result<Request, BadInput> {
+/// The request without its host, and where that is.
+fn volume_request(call: &Call, body: &Value) -> Result<(Request, Place), BadInput> {
     let object = Object::only_member(body, "volume")?;
     let mut keys = vec![
         "ref",
@@ -184,16 +209,18 @@ fn volume_request(call: &Call, body: &Value) -> Result<Request, BadInput> {
     }
     object.only(&keys)?;
     let text = |key| Ok::<_, BadInput>(object.string(key, 0..=255)?.map(str::to_owned));
-    Ok(Request {
+    let on = place(call, text("host")?, text("cluster")?, 16)?;
+    let request = Request {
         reference: reference(&object)?,
-        host: host(call, text("host")?, text("cluster")?, 16)?,
+        host: String::new(),
         name: body::text(&object, "name")?,
         description: body::text(&object, "description")?,
         volume_type: text("volume_type")?,
         metadata: body::metadata(&object)?,
         availability_zone: text("availability_zone")?.filter(|zone| !zone.is_empty()),
         bootable: object.boolean("bootable")?.unwrap_or(false),
-    })
+    };
+    Ok((request, on))
 }
 
 /// `POST manageable_snapshots`

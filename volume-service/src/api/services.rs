@@ -38,7 +38,7 @@ struct ServiceView {
     #[serde(skip_serializing_if = "Option::is_none")]
     frozen: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    backend_state: Option<String>,
+    backend_state: Option<Option<String>>,
 }
 
 fn status_word(disabled: bool) -> &'static str {
@@ -57,9 +57,8 @@ fn view(call: &Call, service: Service, pools: &[services::Pool]) -> ServiceView 
         replication_status: manages.then_some("not-capable"),
         active_backend_id: manages.then_some(None),
         frozen: manages.then_some(service.frozen),
-        backend_state: pool
-            .filter(|_| manages && call.at_least(49))
-            .map(|pool| pool.capabilities.backend_state.clone()),
+        backend_state: (manages && call.at_least(49))
+            .then(|| pool.map(|pool| pool.capabilities.backend_state.clone())),
         binary: service.binary,
         host: service.host,
         zone: service.availability_zone,
@@ -134,6 +133,13 @@ async fn update(call: Call, action: &str, body: JsonBody) -> Answer<Response> {
     call.enforce_own("volume_extension:services:update")?;
     let body = body::required(body)?;
     let object = Object::new(&body)?;
+    let known = ["host", "binary", "service", "cluster", "disabled_reason"];
+    let takes_reason = action == "disable-log-reason";
+    object.only(
+        known
+            .get(..if takes_reason { 5 } else { 4 })
+            .unwrap_or(&known),
+    )?;
     let host = object.required_string("host", 1..=255)?;
     let binary = object
         .string("binary", 1..=255)?
@@ -182,7 +188,9 @@ async fn freeze(call: Call, body: JsonBody, frozen: bool) -> Answer<Response> {
         "volume:thaw_host"
     })?;
     let body = body::required(body)?;
-    let managers = managers(&call, &Object::new(&body)?)?;
+    let object = Object::new(&body)?;
+    object.only(&["host", "cluster"])?;
+    let managers = managers(&call, &object)?;
     domain::set_frozen(&call.service, managers, frozen).await?;
     Ok(StatusCode::OK.into_response())
 }
@@ -192,6 +200,7 @@ async fn failover(call: Call, body: JsonBody, named: bool) -> Answer<Response> {
     call.enforce_own("volume:failover_host")?;
     let body = body::required(body)?;
     let object = Object::new(&body)?;
+    object.only(&["host", "cluster", "backend_id"])?;
     object.string("backend_id", 0..=255)?;
     let managers = if named {
         managers(&call, &object)?

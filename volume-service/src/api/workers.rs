@@ -53,7 +53,8 @@ pub(super) async fn cleanup(call: Call, body: JsonBody) -> Answer<(StatusCode, J
         "resource_id",
         "resource_type",
     ])?;
-    object.uuid("resource_id")?;
+    let resource_id = object.uuid("resource_id")?.map(str::to_owned);
+    object.one_of("binary", &["cinder-volume", "cinder-scheduler"])?;
     object.one_of(
         "resource_type",
         &["Volume", "Snapshot", "volume", "snapshot"],
@@ -70,9 +71,14 @@ pub(super) async fn cleanup(call: Call, body: JsonBody) -> Answer<(StatusCode, J
         cluster_name: text("cluster_name")?,
         host: text("host")?,
         binary: text("binary")?,
-        is_up: object.lenient_boolean("is_up")?,
+        is_up: match object.get("is_up") {
+            // Who is not asked about is down.
+            None => Some(false),
+            Some(_) => object.lenient_boolean("is_up")?,
+        },
         disabled: object.lenient_boolean("disabled")?,
     };
+    let selection = domain::locate(&call.service, selection, resource_id.as_deref()).await?;
     let cleanup = domain::cleanup(&call.service, &selection).await?;
     let views = |services: Vec<Service>| services.into_iter().map(view).collect();
     let answer = Cleanup {

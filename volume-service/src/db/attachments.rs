@@ -166,6 +166,21 @@ pub async fn status_of_volume(tx: &mut Tx, volume_id: Uuid) -> Result<String> {
     Ok(first.unwrap_or_else(|| status::DETACHED.to_owned()))
 }
 
+/// The attachments of one volume are another's, and what they were told names that one.
+pub async fn give(tx: &mut Tx, from: Uuid, to: Uuid) -> Result<()> {
+    let sql = "UPDATE volume_attachments SET volume_id = ? WHERE id = ?";
+    for mut attachment in of_volume(&mut *tx, from).await? {
+        tx.execute(sql, params![to, attachment.id]).await?;
+        if let Some(info) = &mut attachment.connection_info
+            && info.contains_key("volume_id")
+        {
+            info.insert("volume_id".to_owned(), to.to_string().into());
+            update(tx, &attachment).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes one attachment; whether it was there.
 pub async fn delete(tx: &mut Tx, id: Uuid) -> Result<bool> {
     let sql = "DELETE FROM volume_attachments WHERE id = ?";

@@ -109,6 +109,13 @@ pub async fn delete_unattached(
     Ok(())
 }
 
+/// The names of one volume open another one.
+pub async fn give(tx: &mut Tx, from: Uuid, to: Uuid) -> Result<()> {
+    let sql = "UPDATE volume_exports SET volume_id = ? WHERE volume_id = ?";
+    tx.execute(sql, params![to, from]).await?;
+    Ok(())
+}
+
 /// No name opens the volume any more.
 pub async fn delete_of_volume(tx: &mut Tx, volume_id: Uuid) -> Result<()> {
     let sql = "DELETE FROM volume_exports WHERE volume_id = ?";

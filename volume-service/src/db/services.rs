@@ -238,15 +238,15 @@ pub async fn forget_pools(tx: &mut Tx, service_host: &str, names: &[String]) -> 
     Ok(())
 }
 
-/// The id of the manager that serves `host` (`host@backend#pool`).
-pub async fn id_of_host<'a>(from: impl Into<Source<'a>>, host: &str) -> Result<Option<Uuid>> {
+/// The manager that serves `host` (`host@backend#pool`).
+pub async fn of_host<'a>(from: impl Into<Source<'a>>, host: &str) -> Result<Option<Service>> {
     let service_host = host.split('#').next().unwrap_or(host);
-    let sql = "SELECT id FROM volume_services WHERE host = ? AND binary_name = ?";
+    let sql = format!("SELECT {COLUMNS} FROM volume_services WHERE host = ? AND binary_name = ?");
     let row = from
         .into()
-        .fetch_optional(sql, params![service_host, VOLUME])
+        .fetch_optional(&sql, params![service_host, VOLUME])
         .await?;
-    row.map(|row| row.get("id")).transpose()
+    row.as_ref().map(Service::from_row).transpose()
 }
 
 /// The clusters of the hosts (`host@backend`) that belong to one.

@@ -4,6 +4,7 @@ pub const AVAILABLE: &str = "available";
 pub const AWAITING_TRANSFER: &str = "awaiting-transfer";
 pub const ATTACHING: &str = "attaching";
 pub const BACKING_UP: &str = "backing-up";
+pub const COMPLETING: &str = "completing";
 pub const CREATING: &str = "creating";
 pub const DELETED: &str = "deleted";
 pub const DELETING: &str = "deleting";

@@ -38,6 +38,8 @@ pub struct Volume {
     pub readonly: Option<bool>,
     pub replication_status: Option<String>,
     pub provider_id: Option<String>,
+    /// The id in the name of its image, where that is not its own.
+    pub name_id: Option<Uuid>,
     /// The key manager's name of its key; none: not encrypted.
     pub encryption_key_id: Option<Uuid>,
     /// Temporary volumes do not count against the project's quota.
@@ -53,7 +55,7 @@ pub struct Volume {
 pub(crate) const COLUMNS: &str = "id, user_id, project_id, name, description, status, previous_status, \
     attach_status, migration_status, size_gib, availability_zone, host, service_uuid, volume_type_id, \
     group_id, snapshot_id, source_volid, bootable, multiattach, readonly, replication_status, provider_id, \
-    encryption_key_id, consumes_quota, created_at, updated_at, scheduled_at, launched_at, terminated_at";
+    name_id, encryption_key_id, consumes_quota, created_at, updated_at, scheduled_at, launched_at, terminated_at";
 
 impl Volume {
     /// The row of a select of [`COLUMNS`].
@@ -81,6 +83,7 @@ impl Volume {
             readonly: row.get("readonly")?,
             replication_status: row.get("replication_status")?,
             provider_id: row.get("provider_id")?,
+            name_id: row.get("name_id")?,
             encryption_key_id: row.get("encryption_key_id")?,
             consumes_quota: row.get("consumes_quota")?,
             created_at: row.get("created_at")?,
@@ -89,6 +92,11 @@ impl Volume {
             launched_at: row.get("launched_at")?,
             terminated_at: row.get("terminated_at")?,
         })
+    }
+
+    /// The id in the name of its image.
+    pub fn image_id(&self) -> Uuid {
+        self.name_id.unwrap_or(self.id)
     }
 }
 
@@ -136,6 +144,7 @@ pub async fn insert(tx: &mut Tx, new: NewVolume) -> Result<Volume> {
         readonly: None,
         replication_status: None,
         provider_id: None,
+        name_id: None,
         encryption_key_id: new.encryption_key_id,
         consumes_quota: new.consumes_quota,
         created_at: now_us(),
@@ -195,6 +204,25 @@ pub async fn get_many<'a>(from: impl Into<Source<'a>>, ids: &[Uuid]) -> Result<V
     let list = placeholders(ids.len());
     let sql = format!("SELECT {COLUMNS} FROM volumes WHERE id IN ({list}) AND deleted_at IS NULL");
     let values: Vec<_> = ids.iter().map(database::Value::from).collect();
+    let rows = from.into().fetch_all(&sql, &values).await?;
+    rows.iter().map(Volume::from_row).collect()
+}
+
+/// The live volumes whose images have these ids in their names.
+pub async fn of_images<'a>(from: impl Into<Source<'a>>, image_ids: &[Uuid]) -> Result<Vec<Volume>> {
+    if image_ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let list = placeholders(image_ids.len());
+    let sql = format!(
+        "SELECT {COLUMNS} FROM volumes WHERE deleted_at IS NULL \
+         AND (name_id IN ({list}) OR (name_id IS NULL AND id IN ({list})))"
+    );
+    let values: Vec<_> = image_ids
+        .iter()
+        .chain(image_ids)
+        .map(database::Value::from)
+        .collect();
     let rows = from.into().fetch_all(&sql, &values).await?;
     rows.iter().map(Volume::from_row).collect()
 }

@@ -316,7 +316,7 @@ pub(super) async fn connection_info(
     let connection =
         connection.ok_or_else(|| Error::Unavailable("Volume driver not ready.".to_owned()))?;
     let specs = volume_types::extra_specs(&mut *tx, volume.volume_type_id).await?;
-    let image = volume_image_name(volume.id);
+    let image = volume_image_name(volume.image_id());
     let qos_specs = qos_specs::for_client(tx, volume).await?;
     let target = Target {
         volume_id: volume.id,

@@ -94,7 +94,9 @@ pub async fn manage_volume(
 ) -> Result<VolumeDetails> {
     let source_name = request.reference.image_name();
     if let Some(id) = volume_id_of_image(&source_name)
-        && db::volumes::get(&service.database, id).await?.is_some()
+        && !db::volumes::of_images(&service.database, &[id])
+            .await?
+            .is_empty()
     {
         return Err(Error::invalid_volume(
             "Unable to manage existing volume. The volume is already managed",

@@ -1,7 +1,7 @@
 //! Lists of what could be managed: images and snapshots of a host's pools, with what speaks
 //! against it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rest::paging::Page;
 use rest::sort::{Direction, SortKey};
@@ -46,7 +46,7 @@ pub async fn volumes(
     let ids: Vec<Uuid> = images.iter().filter_map(named).collect();
     let managed = live_volumes(service, &ids).await?;
     let view = |image: StoredImage| {
-        let managed_as = volume_id_of_image(&image.name).filter(|id| managed.contains(id));
+        let managed_as = volume_id_of_image(&image.name).and_then(|id| managed.get(&id).copied());
         let reason_not_safe = match managed_as {
             Some(_) => Some("already managed"),
             None if image.name.ends_with(".deleted") => Some("volume marked as deleted"),
@@ -110,11 +110,12 @@ async fn images(service: &VolumeService, host: &str) -> Result<Vec<StoredImage>>
 /// Ids asked for in one statement.
 const IDS_AT_ONCE: usize = 500;
 
-async fn live_volumes(service: &VolumeService, ids: &[Uuid]) -> Result<HashSet<Uuid>> {
-    let mut live = HashSet::new();
+/// The live volumes, by the ids in the names of their images.
+async fn live_volumes(service: &VolumeService, ids: &[Uuid]) -> Result<HashMap<Uuid, Uuid>> {
+    let mut live = HashMap::new();
     for ids in ids.chunks(IDS_AT_ONCE) {
-        let rows = volumes::get_many(&service.database, ids).await?;
-        live.extend(rows.into_iter().map(|volume| volume.id));
+        let rows = volumes::of_images(&service.database, ids).await?;
+        live.extend(rows.iter().map(|volume| (volume.image_id(), volume.id)));
     }
     Ok(live)
 }

@@ -1,17 +1,23 @@
 //! Retypes and migrations: checks, the status, quota and flow in one transaction.
 
+use std::time::Duration;
+
 use database::Tx;
 use rest::RequestContext;
 use uuid::Uuid;
 
 use super::quota::{self, Addition};
-use super::{encryption, requester, services, types, volume_attach, volume_create, volumes};
+use super::{
+    encryption, requester, services, types, volume_actions, volume_attach, volume_create, volumes,
+};
 use crate::db::placements::{self, Placement};
 use crate::db::volume_types::VolumeType;
 use crate::db::volumes::Volume;
 use crate::db::{self, Change, Outcome, status};
+use crate::flows::swap::target_of;
 use crate::flows::{
-    MigrateVolume, MigrateVolumeParams, MigrationPolicy, RetypeVolume, RetypeVolumeParams,
+    CompleteMigration, CompleteMigrationParams, MigrateVolume, MigrateVolumeParams,
+    MigrationPolicy, Recryption, RetypeVolume, RetypeVolumeParams,
 };
 use crate::{Error, Result, SCHEDULER_QUEUE, VolumeService};
 
@@ -35,15 +41,50 @@ pub async fn retype(
     } else {
         volume_create::may_multiattach(service, context, &extra_specs)?
     };
+    types::check_size(&new_type, &extra_specs, volume.size_gib)?;
+    let recryption = recryption(service, context, volume, &new_type, policy).await?;
+    let asked = Retyping {
+        new_type: &new_type,
+        multiattach,
+        policy,
+        recryption,
+    };
+    let inserted = insert_retype(service, context, volume, asked).await;
+    if inserted.is_err() {
+        encryption::forget(service, context, recryption.new_key()).await;
+    }
+    inserted
+}
+
+/// A retype whose type and keys have been found.
+struct Retyping<'a> {
+    new_type: &'a VolumeType,
+    multiattach: bool,
+    policy: MigrationPolicy,
+    recryption: Recryption,
+}
+
+async fn insert_retype(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume: &Volume,
+    asked: Retyping<'_>,
+) -> Result<()> {
+    let (new_type, multiattach) = (asked.new_type, asked.multiattach);
     let mut tx = service.database.begin().await?;
     let current = live(&mut tx, volume.id).await?;
     if db::volume_types::get(&mut tx, new_type.id).await?.is_none() {
         return Err(Error::no_such("Volume type", new_type.id));
     }
-    check_new_type(&current, &new_type, multiattach)?;
-    check_encryption(&mut tx, &current, &new_type).await?;
+    check_new_type(&current, new_type, multiattach)?;
+    if current.volume_type_id != volume.volume_type_id
+        || current.encryption_key_id != volume.encryption_key_id
+    {
+        // What was decided about its encryption was about another type.
+        return Err(refused(&current, "retyped"));
+    }
     if current.status != status::AVAILABLE {
-        check_in_use(&mut tx, &current, &new_type).await?;
+        check_in_use(&mut tx, &current, new_type).await?;
     }
     services::check_not_frozen(&mut tx, current.host.as_deref()).await?;
     let change = Change::volume(current.id)
@@ -57,7 +98,7 @@ pub async fn retype(
         &service.options,
         &mut tx,
         &current.project_id,
-        &new_type,
+        new_type,
         Addition::Retype,
         current.size_gib,
     )
@@ -71,7 +112,8 @@ pub async fn retype(
         volume_id: current.id,
         new_type_id: new_type.id,
         multiattach,
-        policy,
+        policy: asked.policy,
+        recryption: asked.recryption,
     };
     RetypeVolume::new_flow(&params, &requester(context, &current.project_id))?
         .insert(&mut tx)
@@ -117,16 +159,38 @@ async fn check_in_use(tx: &mut Tx, volume: &Volume, new_type: &VolumeType) -> Re
     Ok(())
 }
 
-/// The bytes of a volume stay as they are, encrypted or not.
-async fn check_encryption(tx: &mut Tx, volume: &Volume, new_type: &VolumeType) -> Result<()> {
-    let old = db::type_encryption::get(&mut *tx, volume.volume_type_id).await?;
-    let new = db::type_encryption::get(&mut *tx, new_type.id).await?;
-    if old.as_ref().map(encryption::settings) == new.as_ref().map(encryption::settings) {
-        return Ok(());
+/// From the encryption of a volume to that of another type, with a key of its own where the two
+/// differ.
+async fn recryption(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume: &Volume,
+    new_type: &VolumeType,
+    policy: MigrationPolicy,
+) -> Result<Recryption> {
+    let from = encryption::of_volume(service, volume).await;
+    let database = &service.database;
+    let old = db::type_encryption::get(database, volume.volume_type_id).await?;
+    let new = db::type_encryption::get(database, new_type.id).await?;
+    let specs = db::volume_types::extra_specs(database, new_type.id).await?;
+    if new.is_some() && volume_create::is_multiattach_spec(&specs) {
+        return Err(Error::invalid_input(
+            "Retype requested both encryption and multi-attach, which is not supported.",
+        ));
     }
-    Err(Error::invalid_input(
-        "Retype cannot change the encryption of a volume.",
-    ))
+    if old.as_ref().map(encryption::settings) == new.as_ref().map(encryption::settings) {
+        return Ok(Recryption::unchanged(from.unwrap_or(None)));
+    }
+    if policy == MigrationPolicy::Never {
+        return Err(Error::invalid_input(
+            "Retype requires migration but is not allowed: the encryption of the volume changes.",
+        ));
+    }
+    Ok(Recryption {
+        from: from?,
+        to: encryption::key_for(service, context, new_type.id, None).await?,
+        changes: true,
+    })
 }
 
 /// Where a migration goes and how.
@@ -147,6 +211,8 @@ pub async fn migrate(
     to: Destination,
 ) -> Result<()> {
     check_destination(service, &to.host).await?;
+    // What cannot be made anew here can still be copied as it is.
+    let encryption = encryption::of_volume(service, volume).await.unwrap_or(None);
     let mut tx = service.database.begin().await?;
     let current = live(&mut tx, volume.id).await?;
     if is_same(current.host.as_deref().unwrap_or_default(), &to.host) {
@@ -166,11 +232,10 @@ pub async fn migrate(
         .when(if locks { &[status::AVAILABLE] } else { RESTING })
         .and(NOT_MOVING, &[])
         .and("host IS NOT NULL AND group_id IS NULL", &[])
+        .set_expression("previous_status = status")
         .set("migration_status = ?", status::STARTING);
     if locks {
-        change = change
-            .set_expression("previous_status = status")
-            .status(status::MAINTENANCE);
+        change = change.status(status::MAINTENANCE);
     }
     expect_done(change.apply(&mut tx).await?, &current, "migrated")?;
     let placement = Placement {
@@ -181,6 +246,7 @@ pub async fn migrate(
     let params = MigrateVolumeParams {
         volume_id: current.id,
         force_host_copy: to.force_host_copy,
+        recryption: Recryption::unchanged(encryption),
     };
     MigrateVolume::new_flow(&params, &requester(context, &current.project_id))?
         .insert(&mut tx)
@@ -236,7 +302,13 @@ fn refused(volume: &Volume, what: &str) -> Error {
     ))
 }
 
-/// Ends a migration that the compute service has carried out (it swapped an attached volume).
+/// How long the compute service's call waits for what is done to the volumes: a backup of the
+/// old one, say, ends first.
+const COMPLETION_TIMEOUT: Duration = Duration::from_secs(60);
+const COMPLETION_POLL: Duration = Duration::from_millis(20);
+
+/// Ends a migration that the compute service has carried out (it swapped an attached volume), or
+/// could not. Returns when the volumes have changed places, or are sure to.
 ///
 /// Errors: [`Error::Invalid`] unless `new_volume` is the target of a migration of `volume`.
 /// Answers the id that stays.
@@ -264,10 +336,61 @@ pub async fn complete(
         (true, false) => Err(Error::invalid_volume(
             "Destination volume not mid-migration.",
         )),
+        (true, true) if new_volume.migration_status == Some(target_of(volume.id)) => {
+            insert_completion(service, context, volume, &new_volume, has_failed).await?;
+            let completed = completion(service, new_volume.id);
+            if let Ok(read) = tokio::time::timeout(COMPLETION_TIMEOUT, completed).await {
+                read?;
+            }
+            Ok(volume.id)
+        }
         (true, true) => Err(Error::invalid_volume(format!(
             "Destination has migration_status {}, expected target:{}.",
             new_volume.migration_status.unwrap_or_default(),
             volume.id
         ))),
+    }
+}
+
+async fn insert_completion(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume: &Volume,
+    new_volume: &Volume,
+    has_failed: bool,
+) -> Result<()> {
+    let mut tx = service.database.begin().await?;
+    if !has_failed {
+        let change = Change::volume(volume.id);
+        change
+            .set("migration_status = ?", status::COMPLETING)
+            .apply(&mut tx)
+            .await?;
+    }
+    let params = CompleteMigrationParams {
+        volume_id: volume.id,
+        new_volume_id: new_volume.id,
+        error: has_failed,
+    };
+    let queue = volume_actions::queue_of(volume)?;
+    CompleteMigration::new_flow(&params, &queue, &requester(context, &volume.project_id))?
+        .insert(&mut tx)
+        .await?;
+    tx.commit().await?;
+    service.doorbell.ring(&queue);
+    Ok(())
+}
+
+/// Waits until a volume is no target any more.
+async fn completion(service: &VolumeService, target_id: Uuid) -> Result<()> {
+    loop {
+        let target = db::volumes::get(&service.database, target_id).await?;
+        let waits = target
+            .and_then(|target| target.migration_status)
+            .is_some_and(|status| status.starts_with("target:"));
+        if !waits {
+            return Ok(());
+        }
+        tokio::time::sleep(COMPLETION_POLL).await;
     }
 }

@@ -37,6 +37,12 @@ pub async fn extend(
     };
     let change = Change::volume(id)
         .when(&[expected])
+        // A server that gets another volume in its place must find it as large.
+        .and(
+            "attach_status = 'detached' OR migration_status IS NULL \
+             OR migration_status IN ('none', 'deleting', 'error', 'success')",
+            &[],
+        )
         .set_expression("previous_status = status")
         .status(status::EXTENDING);
     match change.apply(&mut tx).await? {

@@ -208,7 +208,8 @@ pub(super) async fn insert_with_flow(
     let (volume_id, size_gib) = (new.id, new.size_gib);
     let mut volume = db::volumes::insert(tx, new).await?;
     if let Some(host) = &volume.host {
-        volume.service_uuid = db::services::id_of_host(&mut *tx, host).await?;
+        let manager = db::services::of_host(&mut *tx, host).await?;
+        volume.service_uuid = manager.map(|manager| manager.id);
         Change::volume(volume_id)
             .set("service_uuid = ?", volume.service_uuid)
             .apply(tx)

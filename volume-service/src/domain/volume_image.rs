@@ -156,7 +156,7 @@ pub async fn reimage(
         check_snapshot(snapshot, volume.size_gib)?;
     }
     let encryption = encryption::of_volume(service, volume).await?;
-    if encryption.is_some() && snapshot.is_some() || image.encryption_key_id().is_some() {
+    if snapshot.is_none() && image.encryption_key_id().is_some() {
         return Err(Error::invalid_volume(
             "A volume cannot be re-imaged with encrypted content.",
         ));

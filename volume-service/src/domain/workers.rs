@@ -4,7 +4,7 @@
 //! only rings those that can, so that they look at once.
 
 use crate::db::services::{self, BACKUP, SCHEDULER, Service, VOLUME};
-use crate::{Result, SCHEDULER_QUEUE, VolumeService, flows};
+use crate::{Error, Result, SCHEDULER_QUEUE, VolumeService, flows};
 
 /// Which services a cleanup is about; what is none is not looked at.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +34,43 @@ impl Selection {
                 .disabled
                 .is_none_or(|disabled| disabled == service.disabled)
     }
+}
+
+/// Narrows a selection without a place to the service that works on a resource.
+///
+/// Errors: [`Error::Invalid`] when nobody does.
+pub async fn locate(
+    service: &VolumeService,
+    selection: Selection,
+    resource_id: Option<&str>,
+) -> Result<Selection> {
+    let placed = [
+        &selection.service_id,
+        &selection.cluster_name,
+        &selection.host,
+    ];
+    let Some(resource_id) = resource_id.filter(|_| placed.iter().all(|name| name.is_none())) else {
+        return Ok(selection);
+    };
+    let filter = taskflow::Filter {
+        resource_id: Some(resource_id.to_owned()),
+        unfinished: true,
+        limit: 1,
+        ..taskflow::Filter::default()
+    };
+    let flows = taskflow::list(&service.database, &filter).await?;
+    let Some(flow) = flows.first() else {
+        return Err(Error::invalid_input(format!(
+            "There is no resource with UUID {resource_id} pending cleanup."
+        )));
+    };
+    // volume:<host>@<backend>#<pool>
+    let queue = flow.info.queue.split_once(':').map(|(_, host)| host);
+    let host = queue.and_then(|host| host.split('#').next());
+    Ok(Selection {
+        host: host.map(str::to_owned),
+        ..selection
+    })
 }
 
 /// The services whose flows are taken up, and those for which nobody is there to do it.

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rest::Secret;
 use storage::ImageHandle;
 use taskflow::TaskError;
+use uuid::Uuid;
 
 use super::create_volume::Encryption;
 use super::steps::store_failure;
 use crate::keys::KeyError;
-use crate::luks::{self, Encrypted};
+use crate::luks::{self, Encrypted, OpenError};
 use crate::manager::{Manager, Placement};
 
+/// Enough to see how long a header is.
+const START_BYTES: usize = 4096;
 /// The key manager does not know the key.
 const NO_KEY: &str = "NoKey";
 
@@ -22,8 +26,7 @@ pub(super) async fn format(
     place: &Placement<'_>,
     encryption: Encryption,
 ) -> Result<Encrypted, TaskError> {
-    let key = manager.keys.get(encryption.key_id).await;
-    let passphrase = key.map_err(key_failure)?.passphrase();
+    let passphrase = passphrase(manager, encryption.key_id).await?;
     let key_bits = encryption.key_bits;
     // A moment of hashing.
     let made = tokio::task::spawn_blocking(move || luks::format(passphrase.expose(), key_bits));
@@ -43,6 +46,41 @@ pub(super) async fn format(
     Ok(Encrypted::new(image, cipher))
 }
 
+/// The disk of an encrypted image, opened with its key.
+pub(super) async fn open(
+    manager: &Manager,
+    image: Arc<dyn ImageHandle>,
+    key_id: Uuid,
+) -> Result<Encrypted, TaskError> {
+    let passphrase = passphrase(manager, key_id).await?;
+    let start = image.read(0, START_BYTES).await.map_err(store_failure)?;
+    let length = luks::payload_offset(&start).map_err(header_failure)?;
+    let header = image.read(0, length).await.map_err(store_failure)?;
+    // As long as who made the header wanted it to take.
+    let opened =
+        tokio::task::spawn_blocking(move || luks::open(&header, passphrase.expose())).await;
+    let cipher = opened
+        .map_err(|error| TaskError::new("Panic", error.to_string()))?
+        .map_err(header_failure)?;
+    Ok(Encrypted::behind(image, cipher, length as u64))
+}
+
+/// Deletes a key that nothing names any more. One that cannot be deleted stays, and is logged.
+pub(super) async fn forget(manager: &Manager, key_id: Uuid) {
+    if let Err(error) = manager.keys.delete_as_service(key_id).await {
+        tracing::warn!(key = %key_id, %error, "a key that is not needed any more stays");
+    }
+}
+
+async fn passphrase(manager: &Manager, key_id: Uuid) -> Result<Secret, TaskError> {
+    let key = manager.keys.get(key_id).await;
+    Ok(key.map_err(key_failure)?.passphrase())
+}
+
+fn header_failure(error: OpenError) -> TaskError {
+    TaskError::new("Encryption", error.to_string())
+}
+
 fn key_failure(error: KeyError) -> TaskError {
     let message = error.to_string();
     match error {
@@ -52,12 +90,11 @@ fn key_failure(error: KeyError) -> TaskError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::process::Command;
 
-    use uuid::Uuid;
-
     use super::super::create_volume::{CreateVolume, CreateVolumeParams, VolumeSource};
+    use super::super::reimage_volume::{ReimageVolume, ReimageVolumeParams};
     use super::super::testbed::{HOST, World, pattern, requester, volume_image};
     use super::super::volume_queue;
     use super::*;
@@ -84,15 +121,18 @@ mod tests {
         volume_id
     }
 
-    /// Whether QEMU opens the volume with the key, and reads these bytes.
     async fn reads(world: &World, volume_id: Uuid, expected: &[u8]) {
         let opened = world.store.open(&volume_image(volume_id), None).await;
         let handle = opened.unwrap();
         assert_eq!(handle.size_bytes(), 1 << 30);
-        let bytes = handle.read(0, 16 * MIB).await.unwrap();
+        qemu_reads(&handle.read(0, 16 * MIB).await.unwrap(), expected);
+    }
+
+    /// Whether QEMU opens an image that begins so with the key, and reads these bytes.
+    pub(in crate::flows) fn qemu_reads(bytes: &[u8], expected: &[u8]) {
         let folder = tempfile::tempdir().unwrap();
         let (luks, raw) = (folder.path().join("luks"), folder.path().join("raw"));
-        std::fs::write(&luks, &bytes).unwrap();
+        std::fs::write(&luks, bytes).unwrap();
         // The fixed key of the test bed, in digits.
         let secret = format!("secret,id=k,data={}", "5a".repeat(32));
         let image = format!("driver=luks,key-secret=k,file.filename={}", luks.display());
@@ -131,6 +171,27 @@ mod tests {
         disk[5 * MIB..].copy_from_slice(&pattern(9, 700));
         let image = world.images.add("raw", Some(disk.clone().into()), None);
         let id = volume(&world, VolumeSource::Image { image }).await;
+        reads(&world, id, &disk).await;
+    }
+
+    #[tokio::test]
+    async fn an_image_replaces_an_encrypted_disk() {
+        let world = World::new().await;
+        let id = volume(&world, VolumeSource::Empty).await;
+        let disk = pattern(8, 9000).to_vec();
+        let image = world.images.add("raw", Some(disk.clone().into()), None);
+        world
+            .set_status("volumes", id, crate::db::status::DOWNLOADING)
+            .await;
+        let params = ReimageVolumeParams {
+            volume_id: id,
+            image,
+            snapshot: None,
+            encryption: params(id, VolumeSource::Empty).encryption,
+            previous_status: crate::db::status::AVAILABLE.to_owned(),
+        };
+        let flow = ReimageVolume::new_flow(&params, &volume_queue(HOST), &requester());
+        assert_eq!(world.run::<ReimageVolume>(flow).await, "SUCCESS");
         reads(&world, id, &disk).await;
     }
 

@@ -78,7 +78,9 @@ impl Task<ManageVolume> for Inspect {
         let (place, source) = images(run).await?;
         let name = &run.params.source_name;
         if let Some(id) = volume_id_of_image(name)
-            && volumes::get(&run.ctx.database, id).await?.is_some()
+            && !volumes::of_images(&run.ctx.database, &[id])
+                .await?
+                .is_empty()
         {
             let text = format!("{name} is managed already");
             return Err(TaskError::new(INVALID_REFERENCE, text));

@@ -7,9 +7,10 @@ use taskflow::{BoxTask, Flow, NewFlow, Run, TaskError, boxed};
 use uuid::Uuid;
 
 use super::relocate::{
-    MoveData, PlanRoute, Relocation, RemoveSource, SnapshotSource, SwitchHost, abandon,
+    MoveData, PlanRoute, Recryption, Relocation, RemoveSource, SnapshotSource, SwitchHost, abandon,
     back_to_previous,
 };
+use super::swap::{AddTarget, AskServer};
 use super::{Requester, addressed, volume_lock};
 use crate::SCHEDULER_QUEUE;
 use crate::db::status;
@@ -21,10 +22,14 @@ pub struct MigrateVolumeParams {
     pub volume_id: Uuid,
     /// Copy the bytes also where the store could hand the image over.
     pub force_host_copy: bool,
+    /// As it is and stays.
+    #[serde(default)]
+    pub recryption: Recryption,
 }
 
 /// Volume's migration_status `starting` → `migrating` → `success`, or `error`. A volume that was
-/// locked for it (`maintenance`) gets its status back.
+/// locked for it (`maintenance`) gets its status back. One that a server has stays `migrating`
+/// until the compute service says how that ended.
 pub struct MigrateVolume;
 
 impl MigrateVolume {
@@ -48,6 +53,8 @@ impl Flow for MigrateVolume {
             boxed(PlanRoute),
             boxed(SnapshotSource),
             boxed(MoveData),
+            boxed(AddTarget),
+            boxed(AskServer),
             boxed(SwitchHost),
             boxed(RemoveSource),
         ]
@@ -66,6 +73,14 @@ impl Relocation for MigrateVolume {
 
     fn force_copy(params: &MigrateVolumeParams) -> bool {
         params.force_host_copy
+    }
+
+    fn recryption(params: &MigrateVolumeParams) -> Recryption {
+        params.recryption
+    }
+
+    fn new_type(_: &MigrateVolumeParams) -> Option<(Uuid, bool)> {
+        None
     }
 
     async fn arrived(run: &Run<Self>, _: bool, tx: &mut Tx) -> Result<(), TaskError> {
@@ -143,6 +158,7 @@ mod tests {
         let params = MigrateVolumeParams {
             volume_id,
             force_host_copy,
+            recryption: Recryption::default(),
         };
         let flow = MigrateVolume::new_flow(&params, &requester()).unwrap();
         flow.queue(volume_queue(HOST))
@@ -154,6 +170,7 @@ mod tests {
             new_type_id,
             multiattach: true,
             policy: MigrationPolicy::OnDemand,
+            recryption: Recryption::default(),
         };
         let flow = RetypeVolume::new_flow(&params, &requester()).unwrap();
         flow.queue(volume_queue(HOST))

@@ -16,6 +16,7 @@
 
 mod backup_data;
 mod backup_plan;
+pub mod complete_migration;
 pub mod create_backup;
 mod create_from_backup;
 mod create_from_image;
@@ -40,6 +41,7 @@ pub mod manage_snapshot;
 pub mod manage_volume;
 pub mod migrate_volume;
 mod outcome;
+mod recrypt;
 pub mod reimage_volume;
 mod relocate;
 pub(crate) mod removal;
@@ -49,6 +51,7 @@ pub mod revert_volume;
 mod steps;
 #[cfg(test)]
 mod story;
+pub(crate) mod swap;
 mod tell_servers;
 #[cfg(test)]
 pub(crate) mod testbed;
@@ -60,6 +63,7 @@ use uuid::Uuid;
 
 use crate::manager::Manager;
 
+pub use complete_migration::{CompleteMigration, CompleteMigrationParams};
 pub use create_backup::{CreateBackup, CreateBackupParams};
 pub use create_group::{CreateGroup, CreateGroupParams};
 pub use create_group_snapshot::{CreateGroupSnapshot, CreateGroupSnapshotParams, Member};
@@ -77,6 +81,7 @@ pub use manage_snapshot::{
 pub use manage_volume::{ManageVolume, ManageVolumeParams, UnmanageVolume, UnmanageVolumeParams};
 pub use migrate_volume::{MigrateVolume, MigrateVolumeParams, migration_failed};
 pub use reimage_volume::{ReimageVolume, ReimageVolumeParams};
+pub use relocate::Recryption;
 pub use restore_backup::{RestoreBackup, RestoreBackupParams};
 pub use retype_volume::{MigrationPolicy, RetypeVolume, RetypeVolumeParams, retype_failed};
 pub use revert_volume::{RevertVolume, RevertVolumeParams};
@@ -115,6 +120,7 @@ pub fn register(worker: WorkerBuilder<Manager>) -> WorkerBuilder<Manager> {
         .flow::<UnmanageVolume>()
         .flow::<RetypeVolume>()
         .flow::<MigrateVolume>()
+        .flow::<CompleteMigration>()
         .flow::<CreateSnapshot>()
         .flow::<DeleteSnapshot>()
         .flow::<ManageSnapshot>()

@@ -12,6 +12,7 @@ use super::create_volume::Encryption;
 use super::image_disk::{IMAGE_TOO_BIG, IMAGE_UNACCEPTABLE, ImageDisk, check_formats, is_raw};
 use super::image_source::Spool;
 use super::outcome::{end_download, tell, warn_if_reset};
+use super::recrypt;
 use super::steps::{IMAGE_RETRY, STORE_RETRY, ensure_snapshot, remove_snapshot, store_failure};
 use super::tell_servers::TellServers;
 use super::transfer::overwrite;
@@ -163,7 +164,12 @@ impl Task<ReimageVolume> for Overwrite {
             let from = run.ctx.place(&volume)?;
             let name = snapshot_name(snapshot_id);
             let source = from.store().open(&from.image, Some(&name)).await;
-            return overwrite(&source.map_err(store_failure)?, &target, run).await;
+            let source = source.map_err(store_failure)?;
+            let (key_id, encryption) = (volume.encryption_key_id, run.params.encryption);
+            if key_id.is_none() && encryption.is_none() {
+                return overwrite(&source, &target, run).await;
+            }
+            return recrypt::rewrite(run, (source, key_id), &place, encryption).await;
         }
         let location = local_copy(&run.ctx.images, image, store).await?;
         if let Some(encryption) = run.params.encryption {

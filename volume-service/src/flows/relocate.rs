@@ -6,7 +6,9 @@
 //! removed however often it takes.
 //!
 //! Pools of one store hand the image over as a clone, where that copies nothing; else the bytes
-//! go through the image's diff, a few MiB at a time.
+//! go through the image's diff, a few MiB at a time. A volume that is encrypted otherwise than
+//! before is read and written as its clients do ([`super::recrypt`]). One that a server has is
+//! copied by the compute service, which the flow asks for it ([`super::swap`]).
 
 use async_trait::async_trait;
 use database::Tx;
@@ -16,12 +18,15 @@ use taskflow::{Flow, Retry, Run, Task, TaskError};
 use uuid::Uuid;
 
 use super::create_from_volume::clone_snapshot;
+use super::create_volume::Encryption;
+use super::recrypt;
 use super::removal::{release_parent, remove_or_keep, remove_snapshots};
 use super::steps::{
     STORE_RETRY, ensure_clone, ensure_image, ensure_protected_snapshot, ensure_snapshot,
     remove_image, remove_snapshot, store_failure,
 };
 use super::transfer::{Changes, copy_changes};
+use super::{encrypted, swap};
 use crate::db::{Change, placements, services, snapshots, status, volumes};
 use crate::manager::{Manager, Placement};
 
@@ -33,12 +38,53 @@ pub(super) trait Relocation: Flow<Context = Manager> {
     /// Whether the bytes must be copied also where a clone would do.
     fn force_copy(params: &Self::Params) -> bool;
 
+    /// How the volume is encrypted, and how it will be.
+    fn recryption(params: &Self::Params) -> Recryption;
+
+    /// The type that the volume gets, and whether volumes of it may be attached more than once.
+    fn new_type(params: &Self::Params) -> Option<(Uuid, bool)>;
+
     /// The row's change beside its host, in the transaction that makes the new image the
     /// volume's. `moved`: it is on another pool now.
     async fn arrived(run: &Run<Self>, moved: bool, tx: &mut Tx) -> Result<(), TaskError>;
 
     /// The row as it was before, with the marks of the failure.
     async fn failed(run: &Run<Self>, tx: &mut Tx) -> Result<(), TaskError>;
+}
+
+/// The encryption of a volume that moves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recryption {
+    pub from: Option<Encryption>,
+    pub to: Option<Encryption>,
+    /// The volume's bytes must be written anew: the settings differ.
+    pub changes: bool,
+}
+
+impl Recryption {
+    /// A volume that stays as it is.
+    pub fn unchanged(encryption: Option<Encryption>) -> Self {
+        Recryption {
+            from: encryption,
+            to: encryption,
+            changes: false,
+        }
+    }
+
+    /// The key that is new, and so nobody's if the move fails.
+    pub(crate) fn new_key(&self) -> Option<Uuid> {
+        self.key_only_in(self.to, self.from)
+    }
+
+    /// The key that nobody needs once the volume has moved.
+    fn old_key(&self) -> Option<Uuid> {
+        self.key_only_in(self.from, self.to)
+    }
+
+    fn key_only_in(&self, one: Option<Encryption>, other: Option<Encryption>) -> Option<Uuid> {
+        let key = |of: Option<Encryption>| of.map(|of| of.key_id);
+        key(one).filter(|id| self.changes && Some(*id) != key(other))
+    }
 }
 
 /// How the bytes get there.
@@ -49,30 +95,53 @@ pub(super) enum Means {
     Nothing,
     Clone,
     Copy,
+    /// Decrypted and encrypted, into an image with an id of its own.
+    Recrypt,
+    /// By the compute service, into another volume's image.
+    Swap,
 }
 
 /// From where to where.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Route {
     /// `host@backend#pool`
-    from: String,
+    pub from: String,
     /// None: the volume stays.
-    to: Option<String>,
-    means: Means,
+    pub to: Option<String>,
+    pub means: Means,
     /// Snapshots of other images that exist for the old image only.
     release: Vec<SnapshotSpec>,
+    /// The ids in the names of the images; none: the volume's own.
+    #[serde(default)]
+    image_id: Option<Uuid>,
+    #[serde(default)]
+    new_image_id: Option<Uuid>,
+    /// Who has the volume while it is swapped.
+    #[serde(default)]
+    pub server_id: Option<Uuid>,
 }
 
 impl Route {
     /// Old and new place of the image.
-    fn places<'a>(
+    pub fn places<'a>(
         &self,
         manager: &'a Manager,
         volume_id: Uuid,
     ) -> Result<(Placement<'a>, Placement<'a>), TaskError> {
-        let from = manager.place_on(&self.from, volume_id)?;
-        let to = manager.place_on(self.to.as_deref().unwrap_or(&self.from), volume_id)?;
+        let from = manager.place_on(&self.from, self.image_id.unwrap_or(volume_id))?;
+        let to = self.to.as_deref().unwrap_or(&self.from);
+        let to = manager.place_on(to, self.new_image_id.unwrap_or(volume_id))?;
         Ok((from, to))
+    }
+
+    /// The volume that the compute service copies to.
+    pub fn target_id(&self) -> Option<Uuid> {
+        self.new_image_id.filter(|_| self.means == Means::Swap)
+    }
+
+    /// Whether this service moves the bytes.
+    fn moves_bytes(&self) -> bool {
+        matches!(self.means, Means::Clone | Means::Copy | Means::Recrypt)
     }
 }
 
@@ -92,22 +161,22 @@ impl<F: Relocation> Task<F> for PlanRoute {
     async fn execute(&self, run: &Run<F>) -> Result<Route, TaskError> {
         let id = F::volume_id(&run.params);
         let volume = run.ctx.volume(id).await?;
-        let from = volume.host.clone().unwrap_or_default();
+        let changes = F::recryption(&run.params).changes;
         let placement = placements::get(&run.ctx.database, id).await?;
         let to = placement.and_then(|placement| placement.target_host);
-        let Some(to) = to.filter(|to| *to != from) else {
-            let (to, means) = (None, Means::Nothing);
-            let release = Vec::new();
-            return Ok(Route {
-                from,
-                to,
-                means,
-                release,
-            });
+        let mut route = Route {
+            from: volume.host.clone().unwrap_or_default(),
+            to: None,
+            means: Means::Nothing,
+            release: Vec::new(),
+            image_id: Some(volume.image_id()),
+            new_image_id: Some(volume.image_id()),
+            server_id: None,
         };
-        if volume.attach_status != status::DETACHED {
-            let text = format!("volume {id} is attached: its data cannot be moved");
-            return Err(TaskError::new("VolumeAttached", text));
+        match to.filter(|to| *to != route.from) {
+            Some(to) => route.to = Some(to),
+            None if changes => route.to = Some(route.from.clone()),
+            None => return Ok(route),
         }
         if !snapshots::of_volume(&run.ctx.database, id)
             .await?
@@ -116,18 +185,38 @@ impl<F: Relocation> Task<F> for PlanRoute {
             let text = format!("volume {id} must not have snapshots");
             return Err(TaskError::new("VolumeHasSnapshots", text));
         }
-        let mut route = Route {
-            from,
-            to: Some(to),
-            means: Means::Copy,
-            release: Vec::new(),
-        };
+        let attached = volume.attach_status != status::DETACHED;
+        if attached || changes {
+            route.new_image_id = Some(Uuid::new_v4());
+        }
+        if attached {
+            let to = F::recryption(&run.params).to;
+            if !changes && volume.encryption_key_id.is_some() && to.is_none() {
+                let text = format!("volume {id} is encrypted in a way that cannot be made anew");
+                return Err(TaskError::new("Encryption", text));
+            }
+            route.server_id = Some(swap::server_of(&run.ctx, id).await?);
+        }
         let (old, new) = route.places(&run.ctx, id)?;
-        route.means = means(&old, &new, F::force_copy(&run.params));
-        if route.means != Means::Nothing {
+        route.means = match (attached, changes) {
+            (true, _) => Means::Swap,
+            (false, true) => Means::Recrypt,
+            (false, false) => means(&old, &new, F::force_copy(&run.params)),
+        };
+        if route.moves_bytes() {
             route.release = release_of(run, volume.source_volid, &old).await?;
         }
         Ok(route)
+    }
+
+    async fn revert(&self, run: &Run<F>, route: Option<&Route>) -> Result<(), TaskError> {
+        let target_id = route.and_then(Route::target_id);
+        if let Some(key_id) = F::recryption(&run.params).new_key()
+            && !swap::is_kept(&run.ctx, target_id).await?
+        {
+            encrypted::forget(&run.ctx, key_id).await;
+        }
+        Ok(())
     }
 
     async fn record(&self, run: &Run<F>, route: &Route, tx: &mut Tx) -> Result<(), TaskError> {
@@ -197,15 +286,15 @@ impl<F: Relocation> Task<F> for SnapshotSource {
         let (old, _) = route.places(&run.ctx, F::volume_id(&run.params))?;
         let snapshot = migration_snapshot(&old.image);
         match route.means {
-            Means::Nothing => Ok(()),
+            Means::Nothing | Means::Swap => Ok(()),
             Means::Clone => ensure_protected_snapshot(old.store(), &snapshot).await,
-            Means::Copy => ensure_snapshot(old.store(), &snapshot).await,
+            Means::Copy | Means::Recrypt => ensure_snapshot(old.store(), &snapshot).await,
         }
     }
 
     async fn revert(&self, run: &Run<F>, _: Option<&()>) -> Result<(), TaskError> {
         let route: &Route = run.output::<PlanRoute>()?;
-        if route.means == Means::Nothing {
+        if !route.moves_bytes() {
             return Ok(());
         }
         let (old, _) = route.places(&run.ctx, F::volume_id(&run.params))?;
@@ -239,13 +328,21 @@ impl<F: Relocation> Task<F> for MoveData {
                     .map_err(store_failure)?;
             }
             Means::Copy => copy(run, &old, &new, &snapshot).await?,
+            Means::Recrypt => {
+                let recryption = F::recryption(&run.params);
+                recrypt::copy(run, (&old, &snapshot), &new, &recryption).await?;
+            }
+            Means::Swap => {
+                let recryption = F::recryption(&run.params);
+                swap::make_image(&run.ctx, &old, &new, recryption.to).await?;
+            }
         }
         copy_metadata(&old, &new).await
     }
 
     async fn revert(&self, run: &Run<F>, _: Option<&()>) -> Result<(), TaskError> {
         let route: &Route = run.output::<PlanRoute>()?;
-        if route.means == Means::Nothing {
+        if route.means == Means::Nothing || swap::is_kept(&run.ctx, route.target_id()).await? {
             return Ok(());
         }
         let (_, new) = route.places(&run.ctx, F::volume_id(&run.params))?;
@@ -298,12 +395,27 @@ impl<F: Relocation> Task<F> for SwitchHost {
     async fn record(&self, run: &Run<F>, _: &(), tx: &mut Tx) -> Result<(), TaskError> {
         let id = F::volume_id(&run.params);
         let route: &Route = run.output::<PlanRoute>()?;
+        if route.means == Means::Swap {
+            // The volume is where it was until the compute service says that it is done.
+            return Ok(());
+        }
         if let Some(to) = &route.to {
-            let service_uuid = services::id_of_host(&mut *tx, to).await?;
-            let change = Change::volume(id)
+            let manager = services::of_host(&mut *tx, to).await?;
+            let name_id = route.new_image_id.filter(|image_id| *image_id != id);
+            let mut change = Change::volume(id)
                 .set("host = ?", to.as_str())
-                .set("service_uuid = ?", service_uuid)
+                .set("name_id = ?", name_id)
                 .set("migration_status = ?", status::SUCCESS);
+            if let Some(manager) = manager {
+                change = change
+                    .set("service_uuid = ?", manager.id)
+                    .set("availability_zone = ?", manager.availability_zone);
+            }
+            let recryption = F::recryption(&run.params);
+            if recryption.changes {
+                let key_id = recryption.to.map(|to| to.key_id);
+                change = change.set("encryption_key_id = ?", key_id);
+            }
             change.apply(tx).await?;
         }
         F::arrived(run, route.to.is_some(), tx).await?;
@@ -327,8 +439,11 @@ impl<F: Relocation> Task<F> for RemoveSource {
 
     async fn execute(&self, run: &Run<F>) -> Result<(), TaskError> {
         let route: &Route = run.output::<PlanRoute>()?;
-        if route.means == Means::Nothing {
+        if !route.moves_bytes() {
             return Ok(());
+        }
+        if let Some(key_id) = F::recryption(&run.params).old_key() {
+            encrypted::forget(&run.ctx, key_id).await;
         }
         let (old, _) = route.places(&run.ctx, F::volume_id(&run.params))?;
         let parent = remove_snapshots(old.store(), &old.image).await?;

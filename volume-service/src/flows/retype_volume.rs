@@ -7,9 +7,10 @@ use taskflow::{BoxTask, Flow, NewFlow, Run, TaskError, boxed};
 use uuid::Uuid;
 
 use super::relocate::{
-    MoveData, PlanRoute, Relocation, RemoveSource, SnapshotSource, SwitchHost, abandon,
+    MoveData, PlanRoute, Recryption, Relocation, RemoveSource, SnapshotSource, SwitchHost, abandon,
     back_to_previous, has_begun,
 };
+use super::swap::{AddTarget, AskServer};
 use super::{Requester, addressed, volume_lock};
 use crate::SCHEDULER_QUEUE;
 use crate::db::{Change, status};
@@ -32,9 +33,13 @@ pub struct RetypeVolumeParams {
     /// Whether volumes of the new type may be attached more than once.
     pub multiattach: bool,
     pub policy: MigrationPolicy,
+    /// From the old type's encryption to the new one's.
+    #[serde(default)]
+    pub recryption: Recryption,
 }
 
-/// Volume `retyping` → its previous status, with the new type or as before.
+/// Volume `retyping` → its previous status, with the new type or as before. One that has to move
+/// while a server has it stays `retyping` until the compute service says how that ended.
 pub struct RetypeVolume;
 
 impl RetypeVolume {
@@ -57,6 +62,8 @@ impl Flow for RetypeVolume {
             boxed(PlanRoute),
             boxed(SnapshotSource),
             boxed(MoveData),
+            boxed(AddTarget),
+            boxed(AskServer),
             boxed(SwitchHost),
             boxed(RemoveSource),
         ]
@@ -75,6 +82,14 @@ impl Relocation for RetypeVolume {
 
     fn force_copy(_: &RetypeVolumeParams) -> bool {
         false
+    }
+
+    fn recryption(params: &RetypeVolumeParams) -> Recryption {
+        params.recryption
+    }
+
+    fn new_type(params: &RetypeVolumeParams) -> Option<(Uuid, bool)> {
+        Some((params.new_type_id, params.multiattach))
     }
 
     async fn arrived(run: &Run<Self>, _: bool, tx: &mut Tx) -> Result<(), TaskError> {

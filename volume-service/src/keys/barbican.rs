@@ -129,8 +129,13 @@ impl Client {
     pub async fn delete(&self, token: &Secret, id: Uuid) -> Result<(), KeyError> {
         match self.delete_by(token, id).await {
             Ok(()) => Ok(()),
-            Err(_) => self.delete_by(&self.own_token().await?, id).await,
+            Err(_) => self.delete_as_service(id).await,
         }
+    }
+
+    /// Deletes a secret with the service's token.
+    pub async fn delete_as_service(&self, id: Uuid) -> Result<(), KeyError> {
+        self.delete_by(&self.own_token().await?, id).await
     }
 
     async fn delete_by(&self, token: &Secret, id: Uuid) -> Result<(), KeyError> {

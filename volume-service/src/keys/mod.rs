@@ -133,6 +133,14 @@ impl KeyManager {
             KeyManager::Barbican(client) => client.delete(token, id).await,
         }
     }
+
+    /// [`KeyManager::delete`] where no user is there.
+    pub async fn delete_as_service(&self, id: Uuid) -> Result<(), KeyError> {
+        match self {
+            KeyManager::Absent | KeyManager::Fixed(_) => Ok(()),
+            KeyManager::Barbican(client) => client.delete_as_service(id).await,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl Xts {
         self.each(sector, data, true);
     }
 
-    fn decrypt(&self, sector: u64, data: &mut [u8]) {
+    pub(super) fn decrypt(&self, sector: u64, data: &mut [u8]) {
         self.each(sector, data, false);
     }
 
@@ -108,12 +108,34 @@ fn xor(block: &mut [u8], mask: u128) {
 pub struct Encrypted {
     inner: Arc<dyn ImageHandle>,
     cipher: Xts,
+    payload_offset_bytes: u64,
 }
 
 impl Encrypted {
-    /// `cipher` as the image's header has it.
+    /// `cipher` as the image's header, one of this service, has it.
     pub fn new(inner: Arc<dyn ImageHandle>, cipher: Xts) -> Self {
-        Encrypted { inner, cipher }
+        Self::behind(inner, cipher, PAYLOAD_OFFSET_BYTES)
+    }
+
+    /// Behind a header of this length.
+    pub fn behind(inner: Arc<dyn ImageHandle>, cipher: Xts, payload_offset_bytes: u64) -> Self {
+        Encrypted {
+            inner,
+            cipher,
+            payload_offset_bytes,
+        }
+    }
+
+    /// Where the image has something, with `Zero` for what was never written and so reads as
+    /// anything; offsets are the disk's.
+    pub async fn written(&self, offset: u64, length: u64, limit: usize) -> Result<Vec<Extent>> {
+        self.check(offset, length)?;
+        let start = self.payload_offset_bytes;
+        let mut extents = self.inner.extents(start + offset, length, limit).await?;
+        for extent in &mut extents {
+            extent.offset -= start;
+        }
+        Ok(extents)
     }
 
     /// The whole sectors around a range: the first one's number, and their bytes in the clear.
@@ -121,7 +143,7 @@ impl Encrypted {
         let first = offset / SECTOR_BYTES as u64;
         let skipped = (offset % SECTOR_BYTES as u64) as usize;
         let whole = (skipped + length).next_multiple_of(SECTOR_BYTES);
-        let at = PAYLOAD_OFFSET_BYTES + first * SECTOR_BYTES as u64;
+        let at = self.payload_offset_bytes + first * SECTOR_BYTES as u64;
         let mut data = self.inner.read(at, whole).await?.to_vec();
         self.cipher.decrypt(first, &mut data);
         Ok((first, data))
@@ -136,7 +158,7 @@ impl Encrypted {
 
     async fn write_sectors(&self, first: u64, mut data: Vec<u8>) -> Result<()> {
         self.cipher.encrypt(first, &mut data);
-        let at = PAYLOAD_OFFSET_BYTES + first * SECTOR_BYTES as u64;
+        let at = self.payload_offset_bytes + first * SECTOR_BYTES as u64;
         self.inner.write(at, data.into()).await
     }
 }
@@ -144,7 +166,10 @@ impl Encrypted {
 #[async_trait]
 impl ImageHandle for Encrypted {
     fn size_bytes(&self) -> u64 {
-        let behind = self.inner.size_bytes().saturating_sub(PAYLOAD_OFFSET_BYTES);
+        let behind = self
+            .inner
+            .size_bytes()
+            .saturating_sub(self.payload_offset_bytes);
         behind - behind % SECTOR_BYTES as u64
     }
 

@@ -7,13 +7,18 @@ use serde_json::Value;
 use taskflow::Waiting;
 use uuid::Uuid;
 
+use super::request::Locality;
 use super::{Candidate, Plan, Request, Scheduler, end, tell_no_backend};
 use crate::Result;
+use crate::compute::Compute;
 use crate::db::placements::{self, Placement};
 use crate::db::volumes::{self, Volume};
 use crate::db::{Change, status, volume_types};
 use crate::flows::{self, CreateVolumeParams, VolumeSource};
 use crate::notices::Notices;
+
+/// The filter that looks at the hint `local_to_instance`.
+const LOCALITY_FILTER: &str = "InstanceLocalityFilter";
 
 impl Scheduler {
     /// Moves a create to the pool that suits the volume best, or ends it when none does.
@@ -24,6 +29,11 @@ impl Scheduler {
     ) -> Result<bool> {
         let options = &self.service.options;
         let params: Result<CreateVolumeParams, _> = serde_json::from_str(&flow.params);
+        // The compute service is asked before the transaction, which nobody shares.
+        let local_to = match &params {
+            Ok(params) => self.locality(params.volume_id).await?,
+            Err(_) => Locality::Anywhere,
+        };
         let mut tx = self.service.database.begin().await?;
         let Ok(params) = params else {
             return end(tx, flow, "UnknownParams", "not a volume to schedule").await;
@@ -39,7 +49,10 @@ impl Scheduler {
         let mut placement = placements::get(&mut tx, volume.id)
             .await?
             .unwrap_or_default();
-        let request = request(&mut tx, &volume, &placement).await?;
+        let request = Request {
+            local_to,
+            ..request(&mut tx, &volume, &placement).await?
+        };
         let Some(chosen) = Plan::of(options).best(candidates, &request) else {
             fail(&mut tx, &self.service.notices, flow, &volume).await?;
             release_source(&mut tx, &params).await?;
@@ -67,6 +80,34 @@ impl Scheduler {
     }
 }
 
+impl Scheduler {
+    /// Where the server is that the volume is to be near, if the operator lets clients ask.
+    async fn locality(&self, volume_id: Uuid) -> Result<Locality> {
+        let filters = &self.service.options.scheduler_default_filters;
+        if !filters.iter().any(|name| name == LOCALITY_FILTER) {
+            return Ok(Locality::Anywhere);
+        }
+        let placement = placements::get(&self.service.database, volume_id).await?;
+        let hints = placement
+            .map(|placement| placement.hints)
+            .unwrap_or_default();
+        let Some(server_id) = hint_ids(hints.get("local_to_instance")).first().copied() else {
+            return Ok(Locality::Anywhere);
+        };
+        let Compute::At(compute) = &self.service.compute else {
+            return Ok(Locality::Nowhere);
+        };
+        Ok(match compute.host_of(server_id).await {
+            Ok(Some(host)) => Locality::Host(host),
+            Ok(None) => Locality::Nowhere,
+            Err(error) => {
+                tracing::warn!(server = %server_id, %error, "the host of a server is not known");
+                Locality::Nowhere
+            }
+        })
+    }
+}
+
 /// What the volume asks of its pool.
 async fn request(tx: &mut Tx, volume: &Volume, placement: &Placement) -> Result<Request> {
     let hints = placement.hints.clone();
@@ -84,6 +125,7 @@ async fn request(tx: &mut Tx, volume: &Volume, placement: &Placement) -> Result<
         other_backends: different.unwrap_or_default(),
         tried: placement.tried.clone(),
         exists_on: None,
+        local_to: Locality::Anywhere,
         hints,
     })
 }

@@ -3,12 +3,12 @@
 use database::Tx;
 use taskflow::Waiting;
 
-use super::{Candidate, Plan, Request, Scheduler, end, tell_no_backend};
+use super::{Candidate, Plan, Request, Scheduler, end, tell_no_backend, zones_of_type};
 use crate::Result;
 use crate::db::placements::{self, Placement};
 use crate::db::volumes::{self, Volume};
 use crate::db::{status, volume_types};
-use crate::flows::{self, MigrateVolumeParams, MigrationPolicy, RetypeVolumeParams};
+use crate::flows::{self, MigrateVolumeParams, MigrationPolicy, Recryption, RetypeVolumeParams};
 
 impl Scheduler {
     /// A retype stays where the volume is, if that pool suits the new type; else it goes to the
@@ -29,7 +29,9 @@ impl Scheduler {
             return end(tx, flow, "WrongState", "the volume is not being retyped").await;
         };
         let extra_specs = volume_types::extra_specs(&mut tx, params.new_type_id).await?;
+        let own_zone = || vec![volume.availability_zone.clone()];
         let request = Request {
+            availability_zones: zones_of_type(&extra_specs).unwrap_or_else(own_zone),
             extra_specs,
             ..request(&volume, &host)
         };
@@ -46,11 +48,23 @@ impl Scheduler {
             _ => {
                 flows::retype_failed(&mut tx, volume.id, false).await?;
                 tell_no_backend(&mut tx, flow, &volume).await?;
-                return end(tx, flow, "NoValidBackend", "No valid backend was found").await;
+                let ended = end(tx, flow, "NoValidBackend", "No valid backend was found").await?;
+                self.forget_key(params.recryption).await;
+                return Ok(ended);
             }
         };
         placements::put(&mut tx, volume.id, &placement).await?;
         self.hand_over(tx, flow, &flows::volume_queue(&host)).await
+    }
+
+    /// The key of a retype that does not happen.
+    async fn forget_key(&self, recryption: Recryption) {
+        let Some(key_id) = recryption.new_key() else {
+            return;
+        };
+        if let Err(error) = self.service.keys.delete_as_service(key_id).await {
+            tracing::warn!(key = %key_id, %error, "a key that is not needed any more stays");
+        }
     }
 
     /// A migration goes where the client says, if that pool can take the volume.

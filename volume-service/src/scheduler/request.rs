@@ -18,12 +18,25 @@ pub struct Request {
     pub hints: Map<String, Value>,
     /// The back-ends (`host@backend`) of the volumes in the hint `same_host`.
     pub same_backends: Option<Vec<String>>,
+    /// The machine that the server in the hint `local_to_instance` runs on.
+    pub local_to: Locality,
     /// The back-ends of the volumes in the hint `different_host`.
     pub other_backends: Vec<String>,
     /// Pools where a create has failed.
     pub tried: Vec<String>,
     /// The pool that holds the volume already.
     pub exists_on: Option<String>,
+}
+
+/// Where the server of the hint `local_to_instance` is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Locality {
+    /// Nobody asked.
+    #[default]
+    Anywhere,
+    /// On no host, or nobody knows.
+    Nowhere,
+    Host(String),
 }
 
 impl Request {

@@ -320,10 +320,51 @@ async fn images_name_their_key() {
 }
 
 #[tokio::test]
-async fn a_retype_does_not_encrypt() {
+async fn a_retype_makes_a_key_where_the_encryption_changes() {
     let scene = Scene::new(Options::default()).await;
     let plain = scene.world.volume(1).await;
-    let body = json!({"os-retype": {"new_type": "secret", "migration_policy": "on-demand"}});
-    let text = scene.act(&plain, body).await.fault(400, "badRequest");
-    assert!(text.contains("cannot change the encryption"), "{text}");
+    let retype =
+        |policy: &str| json!({"os-retype": {"new_type": "secret", "migration_policy": policy}});
+    let text = scene
+        .act(&plain, retype("never"))
+        .await
+        .fault(400, "badRequest");
+    assert!(text.contains("requires migration"), "{text}");
+    assert!(scene.keys.all().is_empty());
+    scene.act(&plain, retype("on-demand")).await.expect(202);
+    let flow = scene.world.flow_params().await;
+    let key = &flow["recryption"]["to"]["key_id"];
+    assert!(scene.keys.get(key).is_some());
+    let expected = json!({"from": null, "to": {"key_id": key, "key_bits": 512}, "changes": true});
+    assert_eq!(flow["recryption"], expected);
+    // One that is refused leaves no key behind.
+    scene
+        .act(&plain, retype("on-demand"))
+        .await
+        .fault(400, "badRequest");
+    assert_eq!(scene.keys.all().len(), 1);
+    // Nor does one that no pool takes.
+    let database = &scene.world.service.database;
+    let sql = "UPDATE volume_services SET disabled = 1";
+    database.execute(sql, &[]).await.unwrap();
+    let bell = std::sync::Arc::new(tokio::sync::Notify::new());
+    let scheduler = volume_service::scheduler::Scheduler::new(scene.world.service.clone(), bell);
+    assert_eq!(scheduler.schedule_waiting().await.unwrap(), 1);
+    assert!(scene.keys.all().is_empty());
+    assert_eq!(scene.show(MEMBER, &plain).await["status"], "available");
+}
+
+#[tokio::test]
+async fn a_retype_keeps_the_key_where_the_encryption_stays() {
+    let scene = Scene::new(Options::default()).await;
+    let volume = scene.volume().await;
+    let key = scene.show(MEMBER, &volume).await["encryption_key_id"].clone();
+    volume_type(&scene.world, "alike", Some(512)).await;
+    let body = json!({"os-retype": {"new_type": "alike", "migration_policy": "never"}});
+    scene.act(&volume, body).await.expect(202);
+    let flow = scene.world.flow_params().await;
+    let stays = json!({"key_id": key, "key_bits": 512});
+    let expected = json!({"from": stays, "to": stays, "changes": false});
+    assert_eq!(flow["recryption"], expected);
+    assert_eq!(scene.keys.all().len(), 1);
 }

@@ -420,11 +420,12 @@ async fn refill(world: &World) {
     }
     let body = json!({"host": "host@store", "binary": "cinder-volume"});
     world
-        .put(ADMIN, "/os-services/enable", body.clone())
+        .put(ADMIN, "/os-services/enable", body)
         .send()
         .await
         .expect(200);
-    world.put(ADMIN, "/os-services/thaw", body).send().await;
+    let frozen = json!({"host": "host@store"});
+    world.put(ADMIN, "/os-services/thaw", frozen).send().await;
     let body = json!({"host": "host", "binary": "cinder-backup"});
     world
         .put(ADMIN, "/os-services/enable", body)

@@ -233,6 +233,13 @@ async fn a_cleanup_rings_those_that_can_do_it() {
     world.rung();
     let body = json!({"binary": "cinder-volume"});
     let answer = world
+        .post(ADMIN, "/workers/cleanup", body.clone())
+        .send()
+        .await
+        .expect(202);
+    assert_eq!(answer, json!({"cleaning": [], "unavailable": []}));
+    let body = json!({"binary": "cinder-volume", "is_up": true});
+    let answer = world
         .post(ADMIN, "/workers/cleanup", body)
         .send()
         .await
@@ -253,11 +260,33 @@ async fn a_cleanup_rings_those_that_can_do_it() {
         .expect(202);
     assert_eq!(answer["cleaning"], json!([]));
     assert_eq!(answer["unavailable"].as_array().unwrap().len(), 2);
-    world
-        .post(ADMIN, "/workers/cleanup", json!({"x": 1}))
+    for refused in [
+        json!({"x": 1}),
+        json!({"binary": "cinder-api"}),
+        json!({"resource_id": uuid::Uuid::new_v4()}),
+    ] {
+        world
+            .post(ADMIN, "/workers/cleanup", refused)
+            .send()
+            .await
+            .fault(400, "badRequest");
+    }
+    let made = world
+        .post(MEMBER, "/volumes", json!({"volume": {"size": 1}}))
         .send()
         .await
-        .fault(400, "badRequest");
+        .expect(202);
+    let sql = "UPDATE flows SET queue = ?";
+    let queue = database::params![format!("volume:{POOL}")];
+    world.service.database.execute(sql, queue).await.unwrap();
+    let body = json!({"resource_id": made["volume"]["id"], "resource_type": "Volume"});
+    let answer = world
+        .post(ADMIN, "/workers/cleanup", body)
+        .send()
+        .await
+        .expect(202);
+    assert_eq!(answer["unavailable"][0]["host"], "host@store");
+    assert_eq!(answer["unavailable"].as_array().unwrap().len(), 1);
 }
 
 #[derive(Default)]

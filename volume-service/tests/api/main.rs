@@ -33,6 +33,7 @@ mod relocation;
 mod running;
 mod scheduler;
 mod snapshots;
+mod swap;
 mod transfers;
 mod type_encryption;
 mod types;

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use uuid::Uuid;
+use volume_service::db::{clusters, services};
 use volume_service::inventory::{StoredImage, StoredSnapshot};
 
 use crate::world::{ADMIN, MEMBER, POOL, World};
@@ -241,12 +242,25 @@ async fn what_cannot_be_managed_is_refused() {
         json!({"host": POOL, "ref": named, "what": 1}),
         json!({"host": POOL, "cluster": "c", "ref": named}),
         json!({"host": "a@b", "ref": named}),
+        json!({"cluster": "c@store", "ref": named}),
         json!({"host": "host@store#other", "ref": named}),
         json!({"host": POOL, "ref": named, "volume_type": "none"}),
         json!({"host": POOL, "ref": {"source-name": format!("volume-{volume}")}}),
         json!({"host": POOL, "ref": {"source-id": volume}}),
     ] {
         post(bad.clone()).send().await.fault(400, "badRequest");
+    }
+    let mut tx = world.service.database.begin().await.unwrap();
+    clusters::ensure(&mut tx, "c@store", services::VOLUME)
+        .await
+        .unwrap();
+    services::set_cluster(&mut tx, services::VOLUME, "host@store", Some("c@store"))
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    for path in ["/manageable_volumes", "/manageable_snapshots/detail"] {
+        let path = format!("{path}?cluster=c@store");
+        world.get(ADMIN, &path).send().await.expect(200);
     }
     let good = json!({"volume": {"host": POOL, "ref": named}});
     world

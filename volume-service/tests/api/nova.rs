@@ -16,7 +16,7 @@ use uuid::Uuid;
 use volume_service::Options;
 use volume_service::compute::{Client, Compute};
 
-use crate::world::{ADMIN, Answer, MEMBER, SERVICE, World};
+use crate::world::{ADMIN, Answer, MEMBER, POOL, SERVICE, World};
 
 struct Token;
 
@@ -26,6 +26,9 @@ impl TokenSource for Token {
         Ok(Secret::new("service"))
     }
 }
+
+/// A server that is not there.
+const ELSEWHERE: &str = "00000000-0000-0000-0000-00000000dead";
 
 /// Which server has which volume through which attachment, as Nova would say.
 #[derive(Clone, Default)]
@@ -51,6 +54,19 @@ impl FakeNova {
                 ),
             }
         }
+        async fn server(Path(server): Path<String>) -> (StatusCode, Json<Value>) {
+            match server.as_str() {
+                ELSEWHERE => (
+                    StatusCode::NOT_FOUND,
+                    Json(json!({"itemNotFound": {"code": 404}})),
+                ),
+                server => {
+                    let shown =
+                        json!({"server": {"id": server, "OS-EXT-SRV-ATTR:host": "compute-1"}});
+                    (StatusCode::OK, Json(shown))
+                }
+            }
+        }
         async fn event() -> Json<Value> {
             Json(json!({"events": []}))
         }
@@ -59,6 +75,7 @@ impl FakeNova {
                 "/v2.1/servers/{server}/os-volume_attachments/{volume}",
                 get(show),
             )
+            .route("/v2.1/servers/{server}", get(server))
             .route("/v2.1/os-server-external-events", post(event))
             .with_state(self.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -527,4 +544,43 @@ async fn a_shelved_server_keeps_a_reservation() {
         .await
         .expect(200);
     assert_eq!(cloud.volume(&volume).await["status"], "available");
+}
+
+#[tokio::test]
+async fn a_volume_is_made_where_its_server_runs() {
+    let filter = "InstanceLocalityFilter".to_owned();
+    let local = Options {
+        scheduler_default_filters: vec![filter],
+        ..Options::default()
+    };
+    let nova = FakeNova::default().serve().await;
+    let away = Client::new("http://127.0.0.1:1/v2.1", &Tls::default(), Arc::new(Token)).unwrap();
+    let server = Uuid::new_v4().to_string();
+    for (compute, options, server, pool) in [
+        (
+            nova.clone(),
+            local.clone(),
+            &*server,
+            Some("compute-1@store#volumes"),
+        ),
+        (nova.clone(), local.clone(), ELSEWHERE, None),
+        (nova.clone(), Options::default(), ELSEWHERE, Some(POOL)),
+        (Compute::At(away), local.clone(), &*server, None),
+        (Compute::Absent, local.clone(), &*server, None),
+    ] {
+        let world = World::beside(compute, options).await;
+        world.report("compute-1@store#volumes", 5.0).await;
+        let hints = json!({"local_to_instance": server});
+        let body = json!({"volume": {"size": 1}, "OS-SCH-HNT:scheduler_hints": hints});
+        let made = world.post(MEMBER, "/volumes", body).send().await;
+        let id = made.expect(202)["volume"]["id"].clone();
+        let bell = Arc::new(tokio::sync::Notify::new());
+        let scheduler = volume_service::scheduler::Scheduler::new(world.service.clone(), bell);
+        assert_eq!(scheduler.schedule_waiting().await.unwrap(), 1);
+        let path = format!("/volumes/{}", id.as_str().unwrap());
+        let shown = world.get(ADMIN, &path).send().await.expect(200);
+        assert_eq!(shown["volume"]["os-vol-host-attr:host"], json!(pool));
+        let status = if pool.is_some() { "creating" } else { "error" };
+        assert_eq!(shown["volume"]["status"], status);
+    }
 }

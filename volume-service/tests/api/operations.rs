@@ -43,6 +43,12 @@ async fn services_are_listed_disabled_and_enabled() {
         .put(ADMIN, "/os-services/enable", body)
         .send()
         .await
+        .fault(400, "badRequest");
+    let body = json!({"host": "host@store", "binary": "cinder-volume"});
+    world
+        .put(ADMIN, "/os-services/enable", body)
+        .send()
+        .await
         .expect(200);
     let listed = world
         .get(ADMIN, "/os-services?host=host@store")
@@ -167,6 +173,10 @@ async fn messages_are_shown_to_their_project_and_deleted() {
             .await
             .expect(200);
         assert_eq!(body["messages"].as_array().unwrap().len(), 1, "{query}");
+    }
+    for (token, count) in [(STRANGER, 0), ("admin@bbbb0000", 1)] {
+        let body = world.get(token, "/messages").send().await.expect(200);
+        assert_eq!(body["messages"].as_array().unwrap().len(), count, "{token}");
     }
     world
         .get(STRANGER, &path)

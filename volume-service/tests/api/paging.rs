@@ -146,6 +146,11 @@ async fn filters_of_volumes() {
         .await
         .fault(400, "badRequest");
     world
+        .get(MEMBER, "/volumes?created_at=2020-01-01T00:00:00")
+        .send()
+        .await
+        .fault(400, "badRequest");
+    world
         .get(MEMBER, "/volumes?created_at=gt:yesterday")
         .send()
         .await

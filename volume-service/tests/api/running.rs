@@ -29,11 +29,16 @@ pub struct Running {
 
 impl Running {
     pub async fn new(options: Options) -> Self {
+        Self::beside(Compute::Absent, options).await
+    }
+
+    /// In a cloud with this compute service.
+    pub async fn beside(compute: Compute, options: Options) -> Self {
         let options = Options {
             host: "host".to_owned(),
             ..options
         };
-        let world = World::with(options).await;
+        let world = World::beside(compute, options).await;
         let stores: [Arc<dyn ImageStore>; 2] =
             [Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new())];
         let backend = |name: &str, store: &Arc<dyn ImageStore>| {
@@ -55,7 +60,7 @@ impl Running {
                 max_snapshots: 0,
             },
             images: world.service.images.clone(),
-            compute: Compute::Absent,
+            compute: world.service.compute.clone(),
             notices: world.service.notices.clone(),
             keys: world.service.keys.clone(),
         });

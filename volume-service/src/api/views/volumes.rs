@@ -169,7 +169,7 @@ impl VolumeView {
             host,
             tenant_id,
             migstat,
-            name_id: migration.then_some(None),
+            name_id: migration.then_some(volume.name_id),
             volume_image_metadata,
             ..VolumeView::plain(call, details)
         }

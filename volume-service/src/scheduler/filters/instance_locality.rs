@@ -1,14 +1,14 @@
-//! `InstanceLocalityFilter`: the hint `local_to_instance` asks for a pool on the machine that an
-//! instance runs on. Only the compute service knows which that is, and this service is no client
-//! of it: as in a Cinder without a compute endpoint, a request with the hint finds no pool where
-//! the operator has put this filter in.
+//! `InstanceLocalityFilter`: the hint `local_to_instance` asks for a pool on the machine that a
+//! server runs on, which the compute service knows. While that does not say, a request with the
+//! hint finds no pool.
 
 use crate::scheduler::candidate::Candidate;
-use crate::scheduler::request::Request;
+use crate::scheduler::request::{Locality, Request};
 
-pub(super) fn passes(_: &Candidate, request: &Request) -> bool {
-    request
-        .hints
-        .get("local_to_instance")
-        .is_none_or(serde_json::Value::is_null)
+pub(super) fn passes(candidate: &Candidate, request: &Request) -> bool {
+    match &request.local_to {
+        Locality::Anywhere => true,
+        Locality::Nowhere => false,
+        Locality::Host(host) => candidate.pool.name.split('@').next() == Some(host),
+    }
 }
