@@ -1,6 +1,6 @@
 //! The database and the write transaction, whatever the server.
 
-use sqlx::{AssertSqlSafe, Executor, MySql, Postgres, Sqlite, Transaction};
+use sqlx::{MySql, Postgres, Sqlite, Transaction};
 
 use crate::dialect::{self, Dialect, Pools, mysql, postgres, sqlite};
 use crate::{Error, Result, Row, Value};
@@ -18,13 +18,14 @@ enum Server {
     MySql(Pools<MySql>),
 }
 
-/// The same expression for whichever server there is.
+/// The same future for whichever server there is. On the heap: it is that of three drivers, and
+/// every caller's own future would hold it.
 macro_rules! on_each {
     ($kind:ident, $value:expr, $inner:ident => $body:expr) => {
         match $value {
-            $kind::Sqlite($inner) => $body,
-            $kind::Postgres($inner) => $body,
-            $kind::MySql($inner) => $body,
+            $kind::Sqlite($inner) => Box::pin($body).await,
+            $kind::Postgres($inner) => Box::pin($body).await,
+            $kind::MySql($inner) => Box::pin($body).await,
         }
     };
 }
@@ -59,16 +60,16 @@ impl Database {
     /// Begins a write transaction; it waits for the writer before it, in whichever process.
     pub async fn begin(&self) -> Result<Tx> {
         let inner = match &self.server {
-            Server::Sqlite(pools) => Inner::Sqlite(pools.begin_patiently().await?),
-            Server::Postgres(pools) => Inner::Postgres(pools.begin_patiently().await?),
-            Server::MySql(pools) => Inner::MySql(pools.begin_patiently().await?),
+            Server::Sqlite(pools) => Inner::Sqlite(Box::pin(pools.begin_patiently()).await?),
+            Server::Postgres(pools) => Inner::Postgres(Box::pin(pools.begin_patiently()).await?),
+            Server::MySql(pools) => Inner::MySql(Box::pin(pools.begin_patiently()).await?),
         };
         Ok(Tx { inner })
     }
 
     /// Reads all rows, in a snapshot of its own.
     pub async fn fetch_all(&self, sql: &str, params: &[Value]) -> Result<Vec<Row>> {
-        on_each!(Server, &self.server, pools => pools.fetch(sql, params).await)
+        on_each!(Server, &self.server, pools => pools.fetch(sql, params))
     }
 
     /// Reads at most one row.
@@ -91,16 +92,12 @@ impl Database {
 
     /// Runs a statement that no transaction may hold (`CREATE DATABASE`).
     pub(crate) async fn outside_of_transactions(&self, sql: &str) -> Result<()> {
-        let statement = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
-        on_each!(Server, &self.server, pools => {
-            (&pools.writer).execute(statement).await?;
-        });
-        Ok(())
+        on_each!(Server, &self.server, pools => pools.outside_of_transactions(sql))
     }
 
     /// Waits for what runs and closes every connection.
     pub async fn close(&self) {
-        on_each!(Server, &self.server, pools => pools.close().await);
+        on_each!(Server, &self.server, pools => pools.close());
     }
 }
 
@@ -121,22 +118,22 @@ impl Tx {
     /// Runs one statement; returns the number of rows it changed (a row that was set to what it
     /// had counts).
     pub async fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64> {
-        on_each!(Inner, &mut self.inner, tx => dialect::execute_in(tx, sql, params).await)
+        on_each!(Inner, &mut self.inner, tx => dialect::execute_in(tx, sql, params))
     }
 
     /// Runs one migration. Where a change of the schema commits, a migration that was cut off
     /// goes on at its next statement.
     pub(crate) async fn migrate(&mut self, number: i64, script: &str) -> Result<()> {
         match &mut self.inner {
-            Inner::Sqlite(tx) => Sqlite::migrate(tx, number, script).await,
-            Inner::Postgres(tx) => Postgres::migrate(tx, number, script).await,
-            Inner::MySql(tx) => MySql::migrate(tx, number, script).await,
+            Inner::Sqlite(tx) => Box::pin(Sqlite::migrate(tx, number, script)).await,
+            Inner::Postgres(tx) => Box::pin(Postgres::migrate(tx, number, script)).await,
+            Inner::MySql(tx) => Box::pin(MySql::migrate(tx, number, script)).await,
         }
     }
 
     /// Reads all rows, as this transaction sees them.
     pub async fn fetch_all(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>> {
-        on_each!(Inner, &mut self.inner, tx => dialect::fetch_in(tx, sql, params).await)
+        on_each!(Inner, &mut self.inner, tx => dialect::fetch_in(tx, sql, params))
     }
 
     /// Reads at most one row.
@@ -152,12 +149,14 @@ impl Tx {
     /// Makes everything durable; when this returns `Ok`, a crash cannot take it back. Where a
     /// server is lost while it commits, nobody knows: then it is [`Error::Unavailable`].
     pub async fn commit(self) -> Result<()> {
-        on_each!(Inner, self.inner, tx => Ok(tx.commit().await?))
+        on_each!(Inner, self.inner, tx => tx.commit())?;
+        Ok(())
     }
 
     /// Takes everything back.
     pub async fn rollback(self) -> Result<()> {
-        on_each!(Inner, self.inner, tx => Ok(tx.rollback().await?))
+        on_each!(Inner, self.inner, tx => tx.rollback())?;
+        Ok(())
     }
 }
 

@@ -108,6 +108,13 @@ where
         }
     }
 
+    /// Runs a statement that no transaction may hold.
+    pub(crate) async fn outside_of_transactions(&self, sql: &str) -> Result<()> {
+        let statement = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        (&self.writer).execute(statement).await?;
+        Ok(())
+    }
+
     pub(crate) async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
