@@ -276,9 +276,8 @@ mod tests {
     impl World {
         async fn new(retries: Option<u32>) -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let url = format!("sqlite://{}/db", folder.path().display());
-            let database = Database::open(&url).await.unwrap();
-            database::migrate::run(&database).await.unwrap();
+            let database = database::testing::migrated_database(folder.path());
+            let database = database.await.unwrap();
             let (broker, outbox) = (Arc::new(Broker::default()), Outbox::open());
             let carriers = vec![Carrier::Log, Carrier::Bus(broker.clone())];
             let postman = Postman::new(database, outbox.clone(), carriers, retries);

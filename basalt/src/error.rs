@@ -33,6 +33,11 @@ pub enum Error {
     /// What the check of the store found.
     #[error("the store is damaged in {places} places")]
     Damaged { places: u64 },
+    /// What `basalt db check` found.
+    #[error(
+        "the schema is {migrations} migrations behind: `basalt db sync`, or the next start, applies them"
+    )]
+    SchemaBehind { migrations: usize },
     /// A policy rule's answer.
     #[error("the policy refuses")]
     Refused,

@@ -27,6 +27,8 @@ use error::{Error, Result};
 const MOST_WORKER_THREADS: usize = 8;
 /// Threads for blocking calls (files, hashing); each costs memory, so they are capped.
 const MOST_BLOCKING_THREADS: usize = 32;
+/// Exit status of `basalt db check` where migrations are pending.
+const BEHIND: u8 = 2;
 /// Exit status of a command that found damage.
 const DAMAGED: u8 = 3;
 
@@ -171,6 +173,11 @@ enum PolicyCommand {
 enum DbCommand {
     /// Where the database is, its schema and what it holds.
     Status,
+    /// Bring the schema to this release, as each start does. Servers may go on meanwhile.
+    Sync,
+    /// Whether the schema is this release's. Ends with 2 if migrations are pending, and with 1
+    /// if the database cannot be reached or is a newer release's.
+    Check,
 }
 
 #[derive(Subcommand)]
@@ -197,6 +204,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
+        }
+        Err(error @ Error::SchemaBehind { .. }) => {
+            eprintln!("basalt: {error}");
+            ExitCode::from(BEHIND)
         }
         Err(error @ Error::Damaged { .. }) => {
             eprintln!("basalt: {error}");
@@ -289,6 +300,14 @@ async fn operate(command: Command, data_dir: &std::path::Path, settings: &Settin
         Command::Db(DbCommand::Status) => {
             let database = open_database(data_dir, settings).await?;
             db::status(&database, data_dir, settings).await
+        }
+        Command::Db(DbCommand::Sync) => {
+            let database = open_database(data_dir, settings).await?;
+            db::sync(&database).await
+        }
+        Command::Db(DbCommand::Check) => {
+            let database = open_database(data_dir, settings).await?;
+            db::check(&database).await
         }
     }
 }

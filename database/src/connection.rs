@@ -1,78 +1,75 @@
-//! The connection pools and the write transaction.
+//! The database and the write transaction, whatever the server.
 
-use std::sync::Arc;
-use std::time::Duration;
+use sqlx::{MySql, Postgres, Sqlite, Transaction};
 
-use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteRow, SqliteSynchronous,
-};
-use sqlx::{Arguments, AssertSqlSafe, Column, Executor, Row as _, Sqlite, Transaction};
-
-use crate::{Error, Result, Row, Value, dialect};
-
-/// How long a writer waits for the one before it.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Readers; each holds a small page cache, so few.
-const READERS: u32 = 4;
-/// Page cache of one connection, in KiB (negative: SQLite's notation for KiB).
-const CACHE_KIB: &str = "-2048";
+use crate::dialect::{self, Dialect, Pools, mysql, postgres, sqlite};
+use crate::{Error, Result, Row, Value};
 
 /// An open database. Cheap to clone; clones share the pools.
 #[derive(Debug, Clone)]
 pub struct Database {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    server: Server,
+}
+
+#[derive(Debug, Clone)]
+enum Server {
+    Sqlite(Pools<Sqlite>),
+    Postgres(Pools<Postgres>),
+    MySql(Pools<MySql>),
+}
+
+/// The same future for whichever server there is. On the heap: it is that of three drivers, and
+/// every caller's own future would hold it.
+macro_rules! on_each {
+    ($kind:ident, $value:expr, $inner:ident => $body:expr) => {
+        match $value {
+            $kind::Sqlite($inner) => Box::pin($body).await,
+            $kind::Postgres($inner) => Box::pin($body).await,
+            $kind::MySql($inner) => Box::pin($body).await,
+        }
+    };
 }
 
 impl Database {
-    /// Opens `url` (`sqlite:///absolute/path` or `sqlite://relative/path`, oslo.db's
-    /// `[database] connection`), creating an SQLite file that is not there.
+    /// Opens `url`, oslo.db's `[database] connection`: `sqlite:///absolute/path` (or
+    /// `sqlite://relative/path`), `mysql+pymysql://user:password@host/database`,
+    /// `postgresql://user:password@host/database`; Python's drivers in it are passed over.
+    /// An SQLite file that is not there is created; on a server the database must exist.
     ///
-    /// Errors: [`Error::Unavailable`] where the file cannot be opened or written,
-    /// [`Error::Schema`] for a server that is not supported.
+    /// Errors: [`Error::Unavailable`] where it cannot be reached or written,
+    /// [`Error::Schema`] for an address that is not understood.
     pub async fn open(url: &str) -> Result<Self> {
-        let path = url.strip_prefix("sqlite://").ok_or_else(|| {
-            let scheme = url.split(':').next().unwrap_or_default();
-            Error::Schema(format!(
-                "[database] connection: {scheme} is not supported yet, use sqlite"
-            ))
-        })?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT)
-            .statement_cache_capacity(200)
-            .pragma("cache_size", CACHE_KIB);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(BUSY_TIMEOUT)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options.clone())
-            .await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(BUSY_TIMEOUT)
-            .test_before_acquire(false)
-            .max_lifetime(None)
-            .connect_with(options.pragma("query_only", "1"))
-            .await?;
-        Ok(Database { writer, readers })
+        let (scheme, rest) = url
+            .split_once("://")
+            .ok_or_else(|| Error::Schema("[database] connection: not an address".to_owned()))?;
+        let server = match scheme.split('+').next().unwrap_or_default() {
+            "sqlite" => Server::Sqlite(sqlite::open(rest).await?),
+            "postgresql" | "postgres" => {
+                Server::Postgres(postgres::open(&format!("postgresql://{rest}")).await?)
+            }
+            "mysql" | "mariadb" => Server::MySql(mysql::open(&format!("mysql://{rest}")).await?),
+            other => {
+                return Err(Error::Schema(format!(
+                    "[database] connection: {other} is not supported, use sqlite, postgresql or mysql"
+                )));
+            }
+        };
+        Ok(Database { server })
     }
 
-    /// Begins a write transaction; it waits for the writer before it.
+    /// Begins a write transaction; it waits for the writer before it, in whichever process.
     pub async fn begin(&self) -> Result<Tx> {
-        let inner = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let inner = match &self.server {
+            Server::Sqlite(pools) => Inner::Sqlite(Box::pin(pools.begin_patiently()).await?),
+            Server::Postgres(pools) => Inner::Postgres(Box::pin(pools.begin_patiently()).await?),
+            Server::MySql(pools) => Inner::MySql(Box::pin(pools.begin_patiently()).await?),
+        };
         Ok(Tx { inner })
     }
 
     /// Reads all rows, in a snapshot of its own.
     pub async fn fetch_all(&self, sql: &str, params: &[Value]) -> Result<Vec<Row>> {
-        fetch(&self.readers, sql, params).await
+        on_each!(Server, &self.server, pools => pools.fetch(sql, params))
     }
 
     /// Reads at most one row.
@@ -93,37 +90,50 @@ impl Database {
         Ok(changed)
     }
 
+    /// Runs a statement that no transaction may hold (`CREATE DATABASE`).
+    pub(crate) async fn outside_of_transactions(&self, sql: &str) -> Result<()> {
+        on_each!(Server, &self.server, pools => pools.outside_of_transactions(sql))
+    }
+
     /// Waits for what runs and closes every connection.
     pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+        on_each!(Server, &self.server, pools => pools.close());
     }
 }
 
 /// A write transaction. Dropped without [`Tx::commit`], it is rolled back.
 #[derive(Debug)]
 pub struct Tx {
-    inner: Transaction<'static, Sqlite>,
+    inner: Inner,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
+    MySql(Transaction<'static, MySql>),
 }
 
 impl Tx {
-    /// Runs one statement; returns the number of rows it changed.
+    /// Runs one statement; returns the number of rows it changed (a row that was set to what it
+    /// had counts).
     pub async fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64> {
-        let query = sqlx::query_with(AssertSqlSafe(sql.to_owned()), arguments(params)?);
-        Ok(self.inner.execute(query).await?.rows_affected())
+        on_each!(Inner, &mut self.inner, tx => dialect::execute_in(tx, sql, params))
     }
 
-    /// Runs several statements separated by `;`, without parameters (migrations).
-    pub(crate) async fn execute_script(&mut self, sql: &str) -> Result<()> {
-        self.inner
-            .execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())))
-            .await?;
-        Ok(())
+    /// Runs one migration. Where a change of the schema commits, a migration that was cut off
+    /// goes on at its next statement.
+    pub(crate) async fn migrate(&mut self, number: i64, script: &str) -> Result<()> {
+        match &mut self.inner {
+            Inner::Sqlite(tx) => Box::pin(Sqlite::migrate(tx, number, script)).await,
+            Inner::Postgres(tx) => Box::pin(Postgres::migrate(tx, number, script)).await,
+            Inner::MySql(tx) => Box::pin(MySql::migrate(tx, number, script)).await,
+        }
     }
 
     /// Reads all rows, as this transaction sees them.
     pub async fn fetch_all(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>> {
-        fetch(&mut *self.inner, sql, params).await
+        on_each!(Inner, &mut self.inner, tx => dialect::fetch_in(tx, sql, params))
     }
 
     /// Reads at most one row.
@@ -136,50 +146,23 @@ impl Tx {
         self.fetch_optional(sql, params).await?.ok_or(Error::NoRow)
     }
 
-    /// Makes everything durable; when this returns `Ok`, a crash cannot take it back.
+    /// Makes everything durable; when this returns `Ok`, a crash cannot take it back. Where a
+    /// server is lost while it commits, nobody knows: then it is [`Error::Unavailable`].
     pub async fn commit(self) -> Result<()> {
-        Ok(self.inner.commit().await?)
+        on_each!(Inner, self.inner, tx => tx.commit())?;
+        Ok(())
     }
 
     /// Takes everything back.
     pub async fn rollback(self) -> Result<()> {
-        Ok(self.inner.rollback().await?)
+        on_each!(Inner, self.inner, tx => tx.rollback())?;
+        Ok(())
     }
 }
 
-fn arguments(params: &[Value]) -> Result<SqliteArguments> {
-    let mut arguments = SqliteArguments::default();
-    for value in params {
-        match value {
-            Value::Null => arguments.add(None::<i64>),
-            Value::Int(int) => arguments.add(*int),
-            Value::Text(text) => arguments.add(text.clone()),
-        }
-        .map_err(|error| Error::Other(error.to_string()))?;
-    }
-    Ok(arguments)
-}
-
-async fn fetch<'c, E>(executor: E, sql: &str, params: &[Value]) -> Result<Vec<Row>>
-where
-    E: Executor<'c, Database = Sqlite>,
-{
-    let query = sqlx::query_with(AssertSqlSafe(sql.to_owned()), arguments(params)?);
-    let rows: Vec<SqliteRow> = executor.fetch_all(query).await?;
-    let Some(first) = rows.first() else {
-        return Ok(Vec::new());
-    };
-    let columns: Arc<[String]> = first
-        .columns()
-        .iter()
-        .map(|column| column.name().to_owned())
-        .collect();
-    let read = |row: &SqliteRow| {
-        let values = (0..columns.len()).map(|position| dialect::decode(row, position));
-        Ok(Row {
-            columns: columns.clone(),
-            values: values.collect::<Result<_>>()?,
-        })
-    };
-    rows.iter().map(read).collect()
+/// An address that cannot be read. The message does not repeat it: a password may stand in it.
+pub(crate) fn bad_url(_: sqlx::Error) -> Error {
+    Error::Schema(
+        "[database] connection: not an address that the server's client understands".to_owned(),
+    )
 }

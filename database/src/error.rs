@@ -26,6 +26,13 @@ pub enum Error {
     Other(String),
 }
 
+impl Error {
+    /// A file of SQLite's that cannot be read or written.
+    pub(crate) fn from_io(error: std::io::Error) -> Self {
+        Error::Unavailable(error.to_string())
+    }
+}
+
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         use sqlx::error::ErrorKind;

@@ -5,17 +5,22 @@
 //! upserts, no arrays). Every write happens in a [`Tx`]; a `Tx` that is dropped without
 //! [`Tx::commit`] leaves nothing. A commit that returned is on stable storage.
 //!
-//! **Relies on.** SQLite (bundled) in WAL mode with `synchronous=FULL`: one writer that begins
-//! with `BEGIN IMMEDIATE`, and a pool of readers. What differs between servers lives in
-//! [`dialect`]; nothing else may know which server it talks to.
+//! **Relies on.** SQLite (bundled) in WAL mode with `synchronous=FULL`, PostgreSQL, or MariaDB
+//! and MySQL with InnoDB; one connection that writes and a pool of readers. Write transactions
+//! take turns on each of them, across processes (`BEGIN IMMEDIATE`, an advisory lock, a row that
+//! each changes first): they read and then decide, so they are written for one writer at a time.
+//! What differs between servers lives in `dialect`; nothing else may know which server it
+//! talks to.
 //!
-//! **On a crash.** A transaction either committed or never was; the next start replays the WAL.
+//! **On a crash.** A transaction either committed or never was. A process that froze in the middle
+//! of one loses it after ten seconds, so that the others go on.
 
 mod connection;
-pub mod dialect;
+mod dialect;
 mod error;
 pub mod migrate;
 mod row;
+pub mod testing;
 mod value;
 
 pub use connection::{Database, Tx};

@@ -15,7 +15,7 @@ macro_rules! migrations {
         &[$(Migration {
             number: $number,
             name: $name,
-            sql: include_str!(concat!("../../migrations/sqlite/", $name, ".sql")),
+            sql: include_str!(concat!("../../migrations/", $name, ".sql")),
         }),+]
     };
 }
@@ -39,33 +39,50 @@ pub const MIGRATIONS: &[Migration] = migrations![
 const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (
     number BIGINT NOT NULL PRIMARY KEY, name VARCHAR(255) NOT NULL, applied_at BIGINT NOT NULL)";
 
-/// Brings the schema to this release. Idempotent; safe when several processes start at once.
+/// Where schema changes end the transaction, another process may have noted it first.
+const NOTE: &str = "INSERT INTO schema_migrations (number, name, applied_at)
+    SELECT n, name, applied_at FROM (SELECT ? AS n, ? AS name, ? AS applied_at) one
+    WHERE NOT EXISTS (SELECT 1 FROM schema_migrations WHERE number = ?)";
+
+/// The migrations that [`run`] would apply.
 ///
 /// Errors: [`Error::Schema`] when the database was made by a newer release.
-pub async fn run(database: &Database) -> Result<()> {
-    let mut tx = database.begin().await?;
-    tx.execute(CREATE_VERSIONS, params![]).await?;
-    let newest = tx.fetch_one(
-        "SELECT COALESCE(MAX(number), 0) AS n FROM schema_migrations",
-        params![],
-    );
-    let newest: i64 = newest.await?.get("n")?;
+pub async fn pending(database: &Database) -> Result<&'static [Migration]> {
+    let names = database
+        .fetch_all("SELECT MAX(number) AS n FROM schema_migrations", params![])
+        .await;
+    match names {
+        Ok(rows) => after(rows.first().map_or(Ok(None), |row| row.get("n"))?),
+        // Without the table nothing has been applied; whatever else is wrong, `run` says.
+        Err(Error::Other(_)) => Ok(MIGRATIONS),
+        Err(error) => Err(error),
+    }
+}
+
+/// The migrations after the newest that was applied.
+fn after(newest: Option<i64>) -> Result<&'static [Migration]> {
+    let newest = newest.unwrap_or(0);
     let known = MIGRATIONS.last().map_or(0, |migration| migration.number);
     if newest > known {
         return Err(Error::Schema(format!(
             "the database is at migration {newest}, this release knows {known}: start the newer release"
         )));
     }
-    for migration in MIGRATIONS
-        .iter()
-        .filter(|migration| migration.number > newest)
-    {
-        tx.execute_script(migration.sql).await?;
-        tx.execute(
-            "INSERT INTO schema_migrations (number, name, applied_at) VALUES (?, ?, ?)",
-            params![migration.number, migration.name, now_us()],
-        )
-        .await?;
+    let applied = MIGRATIONS.partition_point(|migration| migration.number <= newest);
+    Ok(&MIGRATIONS[applied..])
+}
+
+/// Brings the schema to this release. Idempotent; safe when several processes start at once.
+///
+/// Errors: [`Error::Schema`] when the database was made by a newer release.
+pub async fn run(database: &Database) -> Result<()> {
+    let mut tx = database.begin().await?;
+    tx.execute(CREATE_VERSIONS, params![]).await?;
+    let newest = tx.fetch_one("SELECT MAX(number) AS n FROM schema_migrations", params![]);
+    for migration in after(newest.await?.get("n")?)? {
+        tx.migrate(migration.number, migration.sql).await?;
+        let noted = params![migration.number, migration.name, now_us(), migration.number];
+        tx.execute(NOTE, noted).await?;
     }
     tx.commit().await
 }
@@ -77,10 +94,12 @@ mod tests {
     #[tokio::test]
     async fn a_second_run_changes_nothing_and_a_newer_schema_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("a.sqlite").display());
-        let database = Database::open(&url).await.unwrap();
+        let database = crate::testing::empty_database(folder.path()).await;
+        let database = database.unwrap();
+        assert_eq!(pending(&database).await.unwrap().len(), MIGRATIONS.len());
         run(&database).await.unwrap();
         run(&database).await.unwrap();
+        assert!(pending(&database).await.unwrap().is_empty());
         let count = database.fetch_one("SELECT COUNT(*) AS n FROM schema_migrations", params![]);
         assert_eq!(
             count.await.unwrap().get::<i64>("n").unwrap(),
@@ -90,5 +109,6 @@ mod tests {
             "INSERT INTO schema_migrations (number, name, applied_at) VALUES (9999, 'x', 0)";
         database.execute(newer, params![]).await.unwrap();
         assert!(matches!(run(&database).await, Err(Error::Schema(_))));
+        assert!(matches!(pending(&database).await, Err(Error::Schema(_))));
     }
 }

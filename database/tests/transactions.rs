@@ -1,4 +1,5 @@
-//! What the database layer promises, tried on a real file.
+//! What the database layer promises, tried on a real file or on the server that
+//! `BASALT_TEST_DATABASE` names.
 
 #![allow(clippy::unwrap_used)] // Test code outside #[test] functions.
 
@@ -10,23 +11,28 @@ use database::{Database, Error, Value, params};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-async fn open() -> (Database, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let database = reopen(&folder).await;
-    let create = "CREATE TABLE things (id CHAR(36) NOT NULL PRIMARY KEY, number BIGINT, \
-                  flag SMALLINT, text TEXT)";
-    database.execute(create, params![]).await.unwrap();
-    let create = "CREATE TABLE parts (name VARCHAR(64) NOT NULL, thing_id CHAR(36) NOT NULL, \
-                  FOREIGN KEY (thing_id) REFERENCES things (id))";
-    database.execute(create, params![]).await.unwrap();
-    (database, folder)
+/// A database, and what it takes to open it once more.
+struct Home {
+    folder: TempDir,
+    url: String,
 }
 
-async fn reopen(folder: &TempDir) -> Database {
-    let path = folder.path().join("things.sqlite");
-    Database::open(&format!("sqlite://{}", path.display()))
-        .await
-        .unwrap()
+async fn open() -> (Database, Home) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = database::testing::empty_url(folder.path()).await.unwrap();
+    let home = Home { folder, url };
+    let database = reopen(&home).await;
+    let create = "CREATE TABLE things (id VARCHAR(36) NOT NULL PRIMARY KEY, number BIGINT, \
+                  flag SMALLINT, text TEXT)";
+    database.execute(create, params![]).await.unwrap();
+    let create = "CREATE TABLE parts (name VARCHAR(64) NOT NULL, thing_id VARCHAR(36) NOT NULL, \
+                  FOREIGN KEY (thing_id) REFERENCES things (id))";
+    database.execute(create, params![]).await.unwrap();
+    (database, home)
+}
+
+async fn reopen(home: &Home) -> Database {
+    Database::open(&home.url).await.unwrap()
 }
 
 const INSERT: &str = "INSERT INTO things (id, number) VALUES (?, ?)";
@@ -38,7 +44,7 @@ async fn count(database: &Database) -> i64 {
 
 #[tokio::test]
 async fn a_commit_is_seen_and_survives_and_until_then_nobody_sees_it() {
-    let (database, folder) = open().await;
+    let (database, home) = open().await;
     let mut tx = database.begin().await.unwrap();
     assert_eq!(tx.execute(INSERT, params!["a", 1]).await.unwrap(), 1);
     let inside = tx.fetch_all("SELECT id FROM things", params![]).await;
@@ -47,17 +53,17 @@ async fn a_commit_is_seen_and_survives_and_until_then_nobody_sees_it() {
     tx.commit().await.unwrap();
     assert_eq!(count(&database).await, 1);
     database.close().await;
-    assert_eq!(count(&reopen(&folder).await).await, 1);
+    assert_eq!(count(&reopen(&home).await).await, 1);
 }
 
 #[tokio::test]
 async fn what_is_not_committed_leaves_nothing_and_frees_the_writer() {
-    let (database, folder) = open().await;
+    let (database, home) = open().await;
     let mut dropped = database.begin().await.unwrap();
     dropped.execute(INSERT, params!["a", 1]).await.unwrap();
     drop(dropped);
     // Another process could write now, too: the lock is gone without a further call.
-    let other = reopen(&folder).await;
+    let other = reopen(&home).await;
     other.execute(INSERT, params!["b", 1]).await.unwrap();
     let mut back = database.begin().await.unwrap();
     back.execute(INSERT, params!["c", 1]).await.unwrap();
@@ -76,7 +82,7 @@ async fn what_is_not_committed_leaves_nothing_and_frees_the_writer() {
 /// A request that is cut off drops its futures wherever they stand; the one writer survives.
 #[tokio::test]
 async fn a_caller_that_goes_away_at_any_point_does_not_block_the_writer() {
-    let (database, _folder) = open().await;
+    let (database, _home) = open().await;
     for polls in 0..40 {
         let work = async {
             let mut tx = database.begin().await?;
@@ -110,9 +116,9 @@ async fn a_caller_that_goes_away_at_any_point_does_not_block_the_writer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_writers_wait_for_each_other_and_lose_nothing() {
-    let (database, folder) = open().await;
+    let (database, home) = open().await;
     database.execute(INSERT, params!["sum", 0]).await.unwrap();
-    let elsewhere = reopen(&folder).await;
+    let elsewhere = reopen(&home).await;
     let add = async |database: Database| {
         for _ in 0..25 {
             let mut tx = database.begin().await.unwrap();
@@ -143,7 +149,7 @@ async fn concurrent_writers_wait_for_each_other_and_lose_nothing() {
 
 #[tokio::test]
 async fn values_come_back_as_they_went() {
-    let (database, _folder) = open().await;
+    let (database, _home) = open().await;
     let insert = "INSERT INTO things (id, number, flag, text) VALUES (?, ?, ?, ?)";
     let texts = [
         "",
@@ -185,7 +191,7 @@ async fn values_come_back_as_they_went() {
 
 #[tokio::test]
 async fn a_value_of_another_shape_names_its_column() {
-    let (database, _folder) = open().await;
+    let (database, _home) = open().await;
     let sql = "SELECT -1 AS minus, 'x' AS word, 5000000000 AS big, NULL AS missing";
     let row = database.fetch_one(sql, params![]).await.unwrap();
     let named = |error: Error| match error {
@@ -205,7 +211,7 @@ async fn a_value_of_another_shape_names_its_column() {
 
 #[tokio::test]
 async fn errors_tell_what_the_caller_can_do() {
-    let (database, folder) = open().await;
+    let (database, home) = open().await;
     database.execute(INSERT, params!["a", 1]).await.unwrap();
     let twice = database.execute(INSERT, params!["a", 2]).await;
     assert!(matches!(twice, Err(Error::Constraint(_))), "{twice:?}");
@@ -229,10 +235,10 @@ async fn errors_tell_what_the_caller_can_do() {
     let write = database.fetch_all("DELETE FROM parts", params![]).await;
     assert!(matches!(write, Err(Error::Unavailable(_))), "{write:?}");
 
-    let missing = folder.path().join("no folder/things.sqlite");
+    let missing = home.folder.path().join("no folder/things.sqlite");
     let missing = Database::open(&format!("sqlite://{}", missing.display())).await;
     assert!(matches!(missing, Err(Error::Unavailable(_))), "{missing:?}");
-    let other = Database::open("mysql://user:secret@host/cinder")
+    let other = Database::open("oracle://user:secret@host/cinder")
         .await
         .unwrap_err();
     assert!(!other.to_string().contains("secret"), "{other}");

@@ -16,8 +16,7 @@ const COLUMNS: Columns = Columns {
 
 async fn filled() -> (tempfile::TempDir, Database) {
     let dir = tempfile::tempdir().unwrap();
-    let url = format!("sqlite://{}/test.sqlite", dir.path().display());
-    let database = Database::open(&url).await.unwrap();
+    let database = database::testing::empty_database(dir.path()).await.unwrap();
     let create = "CREATE TABLE things (id CHAR(36) NOT NULL PRIMARY KEY, name VARCHAR(255), \
                   size BIGINT NOT NULL, rank_no BIGINT)";
     database.execute(create, params![]).await.unwrap();

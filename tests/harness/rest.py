@@ -14,7 +14,7 @@ import openstack
 
 
 class Unanswered(Exception):
-    """The connection broke: the request may or may not have been accepted."""
+    """The connection broke, or the database was away: the request may or may not have been accepted."""
 
 
 @dataclass
@@ -66,6 +66,8 @@ class Rest:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise Unanswered(str(error)) from error
+        if response.status == 503:
+            raise Unanswered(data.decode(errors="replace"))
         is_json = "json" in (response.getheader("Content-Type") or "")
         return Answer(response.status, json.loads(data) if is_json and data else data)
 

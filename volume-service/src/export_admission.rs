@@ -98,9 +98,8 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_as_good_as_its_row() {
         let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("db").display());
-        let database = Database::open(&url).await.unwrap();
-        database::migrate::run(&database).await.unwrap();
+        let database = database::testing::migrated_database(folder.path());
+        let database = database.await.unwrap();
         let id = Uuid::new_v4();
         let name = |digit: &str| format!("volume-{id}.{}", digit.repeat(64));
         let mut tx = database.begin().await.unwrap();

@@ -1,14 +1,14 @@
-//! `basalt db status`: the schema and what the database holds.
+//! `basalt db status|sync|check`: the schema and what the database holds.
 
 use std::io::{Write, stdout};
 use std::path::Path;
 
-use database::migrate::MIGRATIONS;
+use database::migrate;
 use database::{Database, params};
 
 use super::shown_time;
 use crate::config::Settings;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Prints where the database is, which schema it has, and how many flows are in which state.
 pub async fn status(database: &Database, data_dir: &Path, settings: &Settings) -> Result<()> {
@@ -18,6 +18,7 @@ pub async fn status(database: &Database, data_dir: &Path, settings: &Settings) -
             params![],
         )
         .await?;
+    let pending = migrate::pending(database).await?.len();
     let flows = database
         .fetch_all(
             "SELECT state, COUNT(*) AS n FROM flows GROUP BY state ORDER BY state",
@@ -38,7 +39,6 @@ pub async fn status(database: &Database, data_dir: &Path, settings: &Settings) -
         let (name, at): (String, i64) = (row.get("name")?, row.get("applied_at")?);
         writeln!(output, "migration  {name}, applied {}", shown_time(at))?;
     }
-    let pending = MIGRATIONS.len().saturating_sub(applied.len());
     writeln!(
         output,
         "schema     {}",
@@ -52,4 +52,24 @@ pub async fn status(database: &Database, data_dir: &Path, settings: &Settings) -
         writeln!(output, "flows      {count} {state}")?;
     }
     Ok(())
+}
+
+/// Applies the pending migrations and says which.
+pub async fn sync(database: &Database) -> Result<()> {
+    let pending = migrate::pending(database).await?;
+    migrate::run(database).await?;
+    let mut output = stdout().lock();
+    for migration in &pending {
+        writeln!(output, "applied {}", migration.name)?;
+    }
+    writeln!(output, "the schema is up to date")?;
+    Ok(())
+}
+
+/// Says whether the schema is this release's, without changing it.
+pub async fn check(database: &Database) -> Result<()> {
+    match migrate::pending(database).await?.len() {
+        0 => Ok(writeln!(stdout().lock(), "the schema is up to date")?),
+        migrations => Err(Error::SchemaBehind { migrations }),
+    }
 }

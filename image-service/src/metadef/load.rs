@@ -203,9 +203,8 @@ mod tests {
 
     async fn database() -> (Database, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("a.sqlite").display());
-        let database = Database::open(&url).await.unwrap();
-        database::migrate::run(&database).await.unwrap();
+        let database = database::testing::migrated_database(folder.path());
+        let database = database.await.unwrap();
         (database, folder)
     }
 

@@ -101,9 +101,8 @@ impl World {
 
     pub async fn with(options: Options, store: MemoryStore) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("a.sqlite").display());
-        let database = Database::open(&url).await.unwrap();
-        database::migrate::run(&database).await.unwrap();
+        let database = database::testing::migrated_database(folder.path());
+        let database = database.await.unwrap();
         let store = Arc::new(store);
         let service = ImageService::new(database, store.clone(), options, Notices::default())
             .await

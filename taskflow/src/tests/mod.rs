@@ -260,9 +260,8 @@ pub(super) struct World {
 impl World {
     pub(super) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("toys.sqlite").display());
-        let database = Database::open(&url).await.unwrap();
-        migrate::run(&database).await.unwrap();
+        let database = database::testing::migrated_database(folder.path());
+        let database = database.await.unwrap();
         let create = "CREATE TABLE toys (name VARCHAR(64) NOT NULL PRIMARY KEY, \
                       status VARCHAR(32) NOT NULL, token CHAR(36), changes BIGINT NOT NULL)";
         database.execute(create, params![]).await.unwrap();

@@ -262,8 +262,9 @@ impl Scribe {
         what: &str,
         tx: &mut database::Tx,
     ) -> database::Result<()> {
-        let sql = "INSERT INTO seen (flow_id, what) VALUES (?, ?)";
-        tx.execute(sql, params![flow.id, what]).await?;
+        let sql = "INSERT INTO seen (flow_id, what, seen_at) VALUES (?, ?, ?)";
+        tx.execute(sql, params![flow.id, what, database::now_us()])
+            .await?;
         if self.fails.fetch_sub(1, Ordering::SeqCst) > 0 {
             return Err(database::Error::Unavailable("on purpose".to_owned()));
         }
@@ -275,7 +276,7 @@ impl Scribe {
 async fn a_witness_sees_each_beginning_and_end_once_also_when_it_fails() {
     let world = World::new().await;
     let mut tx = world.database.begin().await.unwrap();
-    let sql = "CREATE TABLE seen (flow_id CHAR(36), what VARCHAR(20))";
+    let sql = "CREATE TABLE seen (flow_id CHAR(36), what VARCHAR(20), seen_at BIGINT)";
     tx.execute(sql, params![]).await.unwrap();
     tx.commit().await.unwrap();
     let fails = std::sync::atomic::AtomicI64::new(1);
@@ -289,7 +290,7 @@ async fn a_witness_sees_each_beginning_and_end_once_also_when_it_fails() {
     world.until(bad, state::REVERTED).await;
     running.stop().await;
     for (id, expected) in [(good, ["began", "Succeeded"]), (bad, ["began", "Reverted"])] {
-        let sql = "SELECT what FROM seen WHERE flow_id = ? ORDER BY rowid";
+        let sql = "SELECT what FROM seen WHERE flow_id = ? ORDER BY seen_at";
         let rows = world.database.fetch_all(sql, params![id]).await.unwrap();
         let seen: Vec<String> = rows.iter().map(|row| row.get("what").unwrap()).collect();
         assert_eq!(seen, expected);

@@ -113,22 +113,6 @@ impl TokenSource for StaticToken {
     }
 }
 
-/// A migrated database file, made once for all worlds.
-async fn template() -> &'static PathBuf {
-    static TEMPLATE: OnceCell<(tempfile::TempDir, PathBuf)> = OnceCell::const_new();
-    let make = || async {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("template.sqlite");
-        let database = Database::open(&format!("sqlite://{}", path.display()))
-            .await
-            .unwrap();
-        database::migrate::run(&database).await.unwrap();
-        database.close().await;
-        (folder, path)
-    };
-    &TEMPLATE.get_or_init(make).await.1
-}
-
 pub(crate) fn requester() -> Requester {
     Requester {
         request_id: "req-1".into(),
@@ -160,11 +144,8 @@ impl World {
 
     pub async fn on(store: Arc<dyn ImageStore>, configure: impl FnOnce(&mut Manager)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.sqlite");
-        std::fs::copy(template().await, &path).unwrap();
-        let database = Database::open(&format!("sqlite://{}", path.display()))
-            .await
-            .unwrap();
+        let database = database::testing::migrated_database(folder.path());
+        let database = database.await.unwrap();
         store.ensure_pool("images").await.unwrap();
         let images = FakeImages::start().await;
         let mut manager = Manager {

@@ -225,9 +225,8 @@ impl World {
     /// In a cloud with this compute service.
     pub async fn beside(compute: Compute, options: Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("test.sqlite").display());
-        let database = Database::open(&url).await.unwrap();
-        migrate::run(&database).await.unwrap();
+        let database = database::testing::migrated_database(folder.path());
+        let database = database.await.unwrap();
         let fake_images = FakeImages::default();
         let url = fake_images.serve().await;
         let images = images::Client::new(&url, &Tls::default(), Arc::new(ServiceToken)).unwrap();
