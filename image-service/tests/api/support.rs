@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use database::Database;
 use http_body_util::BodyExt;
 use image_service::{ImageService, Notices, Options};
 use rest::Secret;
