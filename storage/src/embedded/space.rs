@@ -164,10 +164,10 @@ impl Space {
         }
     }
 
-    /// Whether a unit can be given to a new block or page on replay.
+    /// Whether a batch can have used the unit since the checkpoint, and none before it has.
     pub(crate) fn is_claimable(&self, unit: Unit) -> bool {
         let count = self.counts.get(unit as usize);
-        matches!(count, Some(&(FREE | RESERVED | ABSENT)))
+        matches!(count, Some(&(FREE | ABSENT)))
     }
 
     fn mark(&mut self, unit: Unit) {
