@@ -289,6 +289,8 @@ async fn delete(store: &EmbeddedStore, figures: &mut Figures) -> Result<()> {
     let small = store.open(&image("small"), None).await?;
     let before = foreground(small.as_ref(), 4000).await?;
     let used = store.capacity("volumes").await?.used_bytes;
+    // What others have written is not made durable with it.
+    small.flush().await?;
     let began = Instant::now();
     store.remove(&image("full")).await?;
     figures.note("delete_ms", ms(began));
