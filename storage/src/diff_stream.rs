@@ -15,7 +15,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::stream::{self, BoxStream};
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, BoxStream, FuturesOrdered};
 use futures_util::{Stream, StreamExt};
 
 use crate::store::check_name;
@@ -26,11 +27,14 @@ const MAGIC: &[u8] = b"rbd diff v1\n";
 const PIECE_BYTES: u64 = 1 << 20;
 /// Extents asked for at a time.
 const EXTENTS: usize = 1024;
+/// Records that are read at once, and about how much data they may bring.
+const READS: usize = 64;
+const READ_AHEAD_BYTES: u64 = 8 << 20;
 /// The longest name of a snapshot in a stream.
 const MAX_NAME_BYTES: u32 = 255;
 
 /// The change of an image as a stream, in pieces of little more than 1 MiB. Nothing is read
-/// before the stream is polled; it ends after the first error.
+/// before the stream is polled, and then some of it ahead; it ends after the first error.
 ///
 /// Errors: those of [`ImageStore::open`], [`ImageStore::diff`] and [`ImageHandle::read`].
 pub fn export(
@@ -46,6 +50,9 @@ pub fn export(
         handle: None,
         extents: VecDeque::new(),
         position: 0,
+        listed: false,
+        records: FuturesOrdered::new(),
+        reading_bytes: 0,
         ended: false,
     };
     let next = |mut export: Export| async move {
@@ -63,7 +70,38 @@ struct Export {
     handle: Option<Arc<dyn ImageHandle>>,
     extents: VecDeque<Extent>,
     position: u64,
+    /// There are no more extents.
+    listed: bool,
+    /// On their way, in order.
+    records: FuturesOrdered<BoxFuture<'static, Result<Record>>>,
+    reading_bytes: u64,
     ended: bool,
+}
+
+/// A record that needs nothing any more.
+struct Record {
+    extent: Extent,
+    data: Bytes,
+}
+
+impl Record {
+    async fn read(handle: Arc<dyn ImageHandle>, extent: Extent) -> Result<Self> {
+        let data = match extent.kind {
+            ExtentKind::Zero => Bytes::new(),
+            ExtentKind::Data => handle.read(extent.offset, extent.length as usize).await?,
+        };
+        Ok(Record { extent, data })
+    }
+
+    fn put(&self, out: &mut BytesMut) {
+        out.put_u8(match self.extent.kind {
+            ExtentKind::Zero => b'z',
+            ExtentKind::Data => b'w',
+        });
+        out.put_u64_le(self.extent.offset);
+        out.put_u64_le(self.extent.length);
+        out.put_slice(&self.data);
+    }
 }
 
 impl Export {
@@ -76,20 +114,27 @@ impl Export {
         if self.ended {
             return Ok(None);
         }
-        if self.extents.is_empty() {
-            let change = Change {
-                from: self.from.as_deref(),
-                to: self.to.as_deref(),
-            };
-            let diff = self.store.diff(&self.image, change, self.position, EXTENTS);
-            self.extents = diff.await?.into();
-        }
-        let Some(extent) = self.extents.pop_front() else {
+        self.read_ahead(&handle).await?;
+        let Some(mut record) = self.records.next().await.transpose()? else {
             self.ended = true;
             return Ok(Some(Bytes::from_static(b"e")));
         };
-        self.position = extent.offset.saturating_add(extent.length);
-        self.record(&*handle, extent).await.map(Some)
+        let mut piece = BytesMut::new();
+        loop {
+            if record.extent.kind == ExtentKind::Data {
+                self.reading_bytes -= record.extent.length;
+            }
+            record.put(&mut piece);
+            if piece.len() as u64 >= PIECE_BYTES {
+                break;
+            }
+            // What has come as well goes along.
+            match self.records.next().now_or_never().flatten() {
+                Some(next) => record = next?,
+                None => break,
+            }
+        }
+        Ok(Some(piece.freeze()))
     }
 
     fn header(&self, size_bytes: u64) -> Bytes {
@@ -106,36 +151,37 @@ impl Export {
         header.freeze()
     }
 
-    async fn record(&mut self, handle: &dyn ImageHandle, extent: Extent) -> Result<Bytes> {
-        let mut record = BytesMut::new();
-        let Extent {
-            offset,
-            mut length,
-            kind,
-        } = extent;
-        match kind {
-            ExtentKind::Zero => {
-                record.put_u8(b'z');
-                record.put_u64_le(offset);
-                record.put_u64_le(length);
+    /// Starts to read what comes next, up to the limits.
+    async fn read_ahead(&mut self, handle: &Arc<dyn ImageHandle>) -> Result<()> {
+        while self.records.len() < READS && self.reading_bytes < READ_AHEAD_BYTES {
+            if self.extents.is_empty() && !self.listed {
+                let change = Change {
+                    from: self.from.as_deref(),
+                    to: self.to.as_deref(),
+                };
+                let diff = self.store.diff(&self.image, change, self.position, EXTENTS);
+                self.extents = diff.await?.into();
+                self.listed = self.extents.is_empty();
             }
-            ExtentKind::Data => {
-                if length > PIECE_BYTES {
+            let Some(mut extent) = self.extents.pop_front() else {
+                return Ok(());
+            };
+            self.position = extent.offset.saturating_add(extent.length);
+            if extent.kind == ExtentKind::Data {
+                if extent.length > PIECE_BYTES {
                     self.extents.push_front(Extent {
-                        offset: offset + PIECE_BYTES,
-                        length: length - PIECE_BYTES,
-                        kind,
+                        offset: extent.offset + PIECE_BYTES,
+                        length: extent.length - PIECE_BYTES,
+                        ..extent
                     });
-                    length = PIECE_BYTES;
+                    extent.length = PIECE_BYTES;
                 }
-                let data = handle.read(offset, length as usize).await?;
-                record.put_u8(b'w');
-                record.put_u64_le(offset);
-                record.put_u64_le(length);
-                record.put_slice(&data);
+                self.reading_bytes += extent.length;
             }
+            let record = Record::read(Arc::clone(handle), extent);
+            self.records.push_back(record.boxed());
         }
-        Ok(record.freeze())
+        Ok(())
     }
 }
 

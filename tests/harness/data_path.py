@@ -10,6 +10,7 @@ import shutil
 import statistics
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,10 +42,13 @@ STEADY = [
     ("4k random read QD32", Job("randread"), 1.0),
     ("4k random read QD1", Job("randread", depth=1), 1.2),
 ]
+# In this order; `tests/bench data-path --only` takes one of them.
+GROUPS = ["steady", "scattered", "limits", "first_touch", "clones", "deletes", "calls", "big"]
 SCATTERED = [
     ("1 MiB sequential read after a random overwrite", SEQUENTIAL_READ, 0.55),
     ("64k random read QD16 after a random overwrite", Job("randread", "64k", 16), None),
 ]
+DEFRAGMENTED = ("1 MiB sequential read after defragmentation", SEQUENTIAL_READ, 0.85)
 
 
 @dataclass
@@ -85,6 +89,9 @@ class DataPath:
         self.diff = (16 if short else 64) * MIB
         self.folder = server.folder / "peers"
         self.folder.mkdir()
+        # A volume with data everywhere, and a raw file as large.
+        self.subject = ""
+        self.raw = self.folder / "disk.raw"
         self.rows: list[Row] = []
         # How long qemu-img takes to map an overlay.
         self.map_ms = 0.0
@@ -124,28 +131,34 @@ class DataPath:
 
     # Figures ----------------------------------------------------------------------------
 
-    def run(self) -> None:
-        self.say("filling the volumes")
-        volume = self.volume()
-        raw = self.folder / "disk.raw"
-        raw.touch()
-        tool("truncate", "-s", str(self.size), str(raw))
-        with qemu_nbd(self.folder, raw) as peer:
-            self.fill(peer.address)
-            sides = (self.address(volume), peer.address)
+    def run(self, only: str | None) -> None:
+        groups = [name for name in GROUPS if only in (None, name)]
+        if groups != ["big"]:
+            self.say("filling the volumes")
+            self.subject = self.volume()
+            tool("truncate", "-s", str(self.size), str(self.raw))
+            with qemu_nbd(self.folder, self.raw) as peer:
+                self.fill(peer.address)
+        for name in groups:
+            getattr(self, name)()
+        self.remarks()
+
+    def steady(self) -> None:
+        with qemu_nbd(self.folder, self.raw) as peer:
+            sides = (self.address(self.subject), peer.address)
             for figure in WRITTEN_IN_ORDER + STEADY:
                 self.compare(figure, sides)
+
+    def scattered(self) -> None:
+        with qemu_nbd(self.folder, self.raw) as peer:
+            sides = (self.address(self.subject), peer.address)
             for side in sides:
                 fio.run(side, Job("randwrite", bytes=self.size), self.size)
             for figure in SCATTERED:
                 self.compare(figure, sides)
-        self.limits(raw)
-        self.first_touch(volume, raw)
-        self.clones(volume)
-        self.deletes()
-        self.calls(volume, raw)
-        self.big()
-        self.remarks()
+            self.say("defragmentation")
+            self.server.operator("store", "defragment", f"volumes/volume-{self.subject}")
+            self.compare(DEFRAGMENTED, sides)
 
     def say(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
@@ -163,13 +176,13 @@ class DataPath:
                 (row.ours, row.theirs)[side].append(rate(job, result))
         self.rows.append(row)
 
-    def limits(self, raw: Path) -> None:
+    def limits(self) -> None:
         """What the disk and the protocol give at best; Basalt's own value stands above."""
         self.say("physical limits")
         for name, job in [("4k random write QD32", Job("randwrite")), ("4k random read QD32", Job("randread")),
                           ("1 MiB sequential read QD16", SEQUENTIAL_READ)]:
             row = Row(f"limit: {name}", "the file, O_DIRECT", unit="MiB/s" if job.block == "1m" else "IOPS")
-            row.theirs = [rate(job, fio.run(str(raw), job, self.size, self.seconds, seed=n)) for n in range(self.rounds)]
+            row.theirs = [rate(job, fio.run(str(self.raw), job, self.size, self.seconds, seed=n)) for n in range(self.rounds)]
             self.rows.append(row)
         with nbd_peers.nbdkit_null(self.folder, self.size) as null, self.memory_export() as memory:
             for name, job in [("4k random write QD32", Job("randwrite")), ("4k random read QD32", Job("randread")),
@@ -183,7 +196,7 @@ class DataPath:
     def memory_export(self) -> nbd_peers.Export:
         return nbd_peers.Export(self.folder, "memory", [str(prepare.example("nbd_memory")), "SOCKET", "256"])
 
-    def first_touch(self, volume: str, raw: Path) -> None:
+    def first_touch(self) -> None:
         """The same number of writes, once on blocks of one's own, once on blocks that a snapshot shares."""
         self.say("first write after a snapshot")
         job = Job("randwrite", bytes=self.diff)
@@ -194,10 +207,10 @@ class DataPath:
         with qemu_nbd(self.folder, internal, "qcow2") as peer:
             self.fill(peer.address)
         for number in range(self.rounds):
-            address = self.address(volume)
+            address = self.address(self.subject)
             steady = fio.run(address, job, self.size, seed=100 + number).iops
             rows[0].theirs.append(steady)
-            snapshot = self.create("snapshots", volume_id=volume)
+            snapshot = self.create("snapshots", volume_id=self.subject)
             touched = fio.run(address, job, self.size, seed=200 + number).iops
             for row in rows:
                 row.ours.append(touched)
@@ -208,7 +221,7 @@ class DataPath:
             self.delete("snapshots", snapshot)
             overlays = [(1, ""), (2, "extended_l2=on,cluster_size=128k")]
             for place, options in overlays:
-                disk = qcow2(self.folder / "overlay.qcow2", self.size, raw, options=options)
+                disk = qcow2(self.folder / "overlay.qcow2", self.size, self.raw, options=options)
                 with qemu_nbd(self.folder, disk, "qcow2") as peer:
                     rows[place].theirs.append(fio.run(peer.address, job, self.size, seed=200 + number).iops)
             tool("qemu-img", "snapshot", "-c", f"s{number}", str(internal))
@@ -219,21 +232,26 @@ class DataPath:
         self.rows += [*rows, clone_row]
         internal.unlink()
 
-    def clones(self, volume: str) -> None:
+    def clones(self) -> None:
         """Reads through a chain, each of whose links has data of its own."""
         depths = (5, 10) if self.short else (5, 50)
         self.say(f"reads through {depths[0]} and {depths[1]} clones")
-        chain = [volume]
+        chain = [self.subject]
         for number in range(depths[1]):
             chain.append(self.create("volumes", size=self.size_gib, source_volid=chain[-1]))
             fio.run(self.address(chain[-1]), Job("randwrite", bytes=4 * MIB), self.size, seed=number)
         job = Job("randread")
         rows = [Row(f"4k random read QD32 through {depth} clones", "depth 0", 0.97) for depth in depths]
         for number in range(self.rounds):
-            base = fio.run(self.address(volume), job, self.size, self.seconds, seed=number).iops
+            found = {}
+            # Whoever goes first finds the machine as the others left it: take turns.
+            order = [0, *depths] if number % 2 == 0 else [*reversed(depths), 0]
+            for depth in order:
+                nbd_peers.drop_caches()
+                found[depth] = fio.run(self.address(chain[depth]), job, self.size, self.seconds, seed=number + 1).iops
             for row, depth in zip(rows, depths):
-                row.ours.append(fio.run(self.address(chain[depth]), job, self.size, self.seconds, seed=number).iops)
-                row.theirs.append(base)
+                row.ours.append(found[depth])
+                row.theirs.append(found[0])
         self.rows += rows
         for identity in reversed(chain[1:]):
             self.delete("volumes", identity)
@@ -243,38 +261,44 @@ class DataPath:
         self.say("delete of a full volume")
         foreground = self.volume()
         doomed = self.volume()
-        job = Job("randwrite", depth=4)
-        row = Row("foreground p99 while a full volume is deleted", "before", 0.5, "µs", smaller=True)
-        row.theirs.append(fio.run(self.address(foreground), job, self.size, max(self.seconds, 2)).p99_us)
-        self.rest.close()
-        began = time.monotonic()
-        self.rest.ok("DELETE", f"/volumes/{doomed}")
-        self.rest.until(f"/volumes/{doomed}", lambda answer: answer.status == 404)
+        seconds = max(self.seconds, 2)
+
+        def p99_us() -> float:
+            return fio.run(self.address(foreground), Job("randwrite", depth=4), self.size, seconds).p99_us
+
+        row = Row("foreground p99 while a full volume is deleted", "before", 0.5, "µs", smaller=True, theirs=[p99_us()])
         gone = Row(f"delete of {self.size // MIB} MiB, to 404", unit="ms", smaller=True)
-        gone.ours.append((time.monotonic() - began) * 1000)
-        row.ours.append(fio.run(self.address(foreground), job, self.size, max(self.seconds, 2)).p99_us)
+        self.rest.close()
+        with ThreadPoolExecutor(1) as other:
+            meanwhile = other.submit(p99_us)
+            time.sleep(seconds / 4)
+            began = time.monotonic()
+            self.rest.ok("DELETE", f"/volumes/{doomed}")
+            self.rest.until(f"/volumes/{doomed}", lambda answer: answer.status == 404)
+            gone.ours.append((time.monotonic() - began) * 1000)
+            row.ours.append(meanwhile.result())
         self.rows += [row, gone]
         self.delete("volumes", foreground)
 
-    def calls(self, volume: str, raw: Path) -> None:
+    def calls(self) -> None:
         """Space, flatten, diff and export: the store's calls without a service around them."""
         self.say("space, flatten, diff, export")
-        snapshot = self.create("snapshots", volume_id=volume)
+        snapshot = self.create("snapshots", volume_id=self.subject)
         used_before = self.server_usage()
-        fio.run(self.address(volume), Job("randwrite", bytes=self.diff), self.size, seed=7)
+        fio.run(self.address(self.subject), Job("randwrite", bytes=self.diff), self.size, seed=7)
         self.rows.append(Row(f"space of {self.diff // MIB} MiB in 4k blocks", "written MiB × 1.3 + 64", 1.0, "MiB", smaller=True,
                              ours=[(self.server_usage() - used_before) / MIB], theirs=[self.diff / MIB * 1.3 + 64]))
         self.server.stop()
-        self.qemu_calls(self.call_times(volume, snapshot), raw)
+        self.qemu_calls(self.call_times(snapshot))
 
-    def call_times(self, volume: str, snapshot: str) -> dict[str, float]:
+    def call_times(self, snapshot: str) -> dict[str, float]:
         command = [str(prepare.example("store_calls")), str(self.server.data / "store"),
-                   f"volumes/volume-{volume}@snapshot-{snapshot}", str(self.rounds), str(self.folder / "exported.diff")]
+                   f"volumes/volume-{self.subject}@snapshot-{snapshot}", str(self.rounds), str(self.folder / "exported.diff")]
         return figures(*command)
 
-    def qemu_calls(self, ours: dict[str, float], raw: Path) -> None:
+    def qemu_calls(self, ours: dict[str, float]) -> None:
         """The like of them with qemu-img, on an overlay of as many random blocks."""
-        overlay = qcow2(self.folder / "diff.qcow2", self.size, raw)
+        overlay = qcow2(self.folder / "diff.qcow2", self.size, self.raw)
         with qemu_nbd(self.folder, overlay, "qcow2") as peer:
             fio.run(peer.address, Job("randwrite", bytes=self.diff), self.size, seed=7)
         copied = self.folder / "copied.qcow2"
@@ -282,7 +306,7 @@ class DataPath:
             (Row(f"diff of {self.diff // MIB} MiB in {self.size // MIB} MiB full", "qemu-img map", 3.0, "ms", True), "diff_ms",
              ["qemu-img", "map", "--output=json", str(overlay)]),
             (Row("export of that diff", "qemu-img convert -B", 4.0, "ms", True), "export_ms",
-             ["qemu-img", "convert", "-O", "qcow2", "-F", "raw", "-B", str(raw), str(overlay), str(copied)]),
+             ["qemu-img", "convert", "-O", "qcow2", "-F", "raw", "-B", str(self.raw), str(overlay), str(copied)]),
         ]
         for row, call, command in rows:
             row.ours.append(ours[call])
@@ -354,14 +378,14 @@ def figures(*command: str) -> dict[str, float]:
     return json.loads(result.stdout)
 
 
-def measure(folder: Path | None, rounds: int, size_gib: int, short: bool) -> tuple[list[Row], list[str]]:
+def measure(folder: Path | None, rounds: int, seconds: float, size_gib: int, short: bool, only: str | None) -> tuple[list[Row], list[str]]:
     """Runs everything on a server of its own, in `folder` or the system's temporary one."""
     with Basalt(folder=folder, config=CONFIG) as server:
         server.start()
         os.environ["OS_CLIENT_CONFIG_FILE"] = str(server.data / "clouds.yaml")
-        run = DataPath(server, Cloud("basalt"), rounds, 0.5 if short else 3, 1 if short else size_gib, short)
+        run = DataPath(server, Cloud("basalt"), rounds, 0.5 if short else seconds, 1 if short else size_gib, short)
         try:
-            run.run()
+            run.run(only)
         finally:
             shutil.rmtree(run.folder, ignore_errors=True)
         return run.rows, run.notes

@@ -442,7 +442,7 @@ impl Shard {
     fn kept_units(&self) -> u64 {
         let space = &self.state.trees.space;
         let chunks = space.total().div_ceil(CHUNK_UNITS);
-        let log = self.log.headers.len() as u64 + self.log.next_units();
+        let log = self.log.headers.len() as u64 + self.log.next_units;
         self.free_units() + space.absent() + log + chunks * SPACE_MAP_UNITS
     }
 }

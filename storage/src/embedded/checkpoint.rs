@@ -203,7 +203,7 @@ impl Shard {
         };
         let number = self.checkpoint.number + 1;
         let slot = (number & 1) as u8;
-        let bytes = state::to_bytes(&self.state).len() as u64;
+        let bytes = state::length(&self.state);
         let length = self.checkpoint.file_bytes[slot as usize];
         if bytes > length {
             return self.grow_state_file(slot, bytes);
@@ -255,7 +255,9 @@ impl Shard {
     /// Roots and dropped pages get the numbers under which their pages were saved.
     fn repoint(&mut self, saved: &NumberMap<(Unit, u32)>) {
         let repoint = |page: &mut u64, sum: &mut u32| {
-            if let Some(found) = saved.get(page) {
+            if is_unsaved(*page)
+                && let Some(found) = saved.get(page)
+            {
                 (*page, *sum) = *found;
             }
         };

@@ -68,30 +68,46 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Where numbers and texts are put, one after another.
 pub(crate) trait Put {
-    fn put_48(&mut self, number: u64);
-    fn put_text(&mut self, text: &str);
-    fn put_32(&mut self, number: u32);
-    fn put_64(&mut self, number: u64);
-}
+    fn put_bytes(&mut self, bytes: &[u8]);
 
-impl Put for Vec<u8> {
+    fn put_8(&mut self, number: u8) {
+        self.put_bytes(&[number]);
+    }
+
+    fn put_32(&mut self, number: u32) {
+        self.put_bytes(&number.to_le_bytes());
+    }
+
     fn put_48(&mut self, number: u64) {
         let [a, b, c, d, e, f, _, _] = number.to_le_bytes();
-        self.extend([a, b, c, d, e, f]);
+        self.put_bytes(&[a, b, c, d, e, f]);
+    }
+
+    fn put_64(&mut self, number: u64) {
+        self.put_bytes(&number.to_le_bytes());
     }
 
     fn put_text(&mut self, text: &str) {
         self.put_32(text.len() as u32);
-        self.extend(text.as_bytes());
+        self.put_bytes(text.as_bytes());
     }
+}
 
-    fn put_32(&mut self, number: u32) {
-        self.extend(number.to_le_bytes());
+impl Put for Vec<u8> {
+    fn put_bytes(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
     }
+}
 
-    fn put_64(&mut self, number: u64) {
-        self.extend(number.to_le_bytes());
+/// Counts what would be put.
+#[derive(Default)]
+pub(super) struct Length(pub(super) u64);
+
+impl Put for Length {
+    fn put_bytes(&mut self, bytes: &[u8]) {
+        self.0 += bytes.len() as u64;
     }
 }
 

@@ -12,7 +12,8 @@
 //! | File | Is |
 //! |---|---|
 //! | [`open`], [`handle`], [`images`] | the trait's calls, and how they reach the shard |
-//! | [`shard`], [`request`], [`reading`], [`log`], [`runs`], [`growth`], [`give_back`] | the machine that carries them out |
+//! | [`shard`], [`request`], [`changes`], [`reading`], [`growth`], [`give_back`] | the machine that carries them out |
+//! | [`batching`], [`runs`], [`log`] | how changes become long writes, and take effect |
 //! | [`checkpoint`], [`recovery`], [`replay`] | what is saved now and then, and how a start goes on from it |
 //! | [`catalogue`], [`plans`], [`records`], [`apply`] | pools, images, snapshots, clones; calls, and the records that carry them out |
 //! | [`tree`], [`mapping`], [`walk`], [`pages`] | the maps of images, their changes, and their cache |
@@ -24,8 +25,10 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 mod apply;
+mod batching;
 mod buffer;
 mod catalogue;
+mod changes;
 mod check;
 mod checkpoint;
 mod defragment;

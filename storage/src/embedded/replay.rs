@@ -1,16 +1,19 @@
 //! Replay: the batches of the log after a checkpoint.
+//!
+//! Batches are read and checked in order, gathered, and carried out together: the pages that they
+//! change are read at once, not one after another.
 
 use std::io;
 
 use bytes::BytesMut;
 
 use super::apply::State;
-use super::buffer::{UNIT_BYTES, crc};
-use super::disk::{Disk, Done};
+use super::buffer::{UNIT_BYTES, aligned, crc};
+use super::disk::{Action, Disk, Done, Io};
 use super::format::batch::{BatchHeader, header_units};
 use super::format::superblock::{LogPart, Superblock};
 use super::format::{CHUNK_UNITS, Unit};
-use super::pages::{Missing, Stop};
+use super::pages::{Missing, NumberMap, Stop};
 use super::reading::{describe, parse_page};
 use super::records::Record;
 use super::recovery::{corrupt, unavailable};
@@ -19,6 +22,10 @@ use crate::Result;
 
 /// Units that are read at once: batches mostly follow one another.
 const AHEAD_UNITS: u64 = 256;
+/// Records that are gathered: their pages have room in the smallest cache.
+const GATHERED_RECORDS: usize = 256;
+/// Levels of a tree.
+const MOST_LEVELS: usize = 7;
 
 /// Reads the log.
 struct Reader<'a> {
@@ -112,6 +119,7 @@ impl Reader<'_> {
     /// the one behind the last.
     fn replay_part(&mut self, state: &mut State, part: LogPart, end: Option<u64>) -> Result<u64> {
         let (mut next, mut sequence) = (part.start, part.sequence);
+        let mut gathered = Gathered::default();
         while end != Some(sequence)
             && let Some(batch) = self.header(state, next, (part.epoch, sequence))?
         {
@@ -120,15 +128,54 @@ impl Reader<'_> {
                 break;
             }
             keep(state, next, &batch);
-            for record in &batch.records {
-                replay_record(self.disk, state, record)?;
-            }
-            // Superfluous with the next checkpoint, and not before.
-            let units = next..next + units_of(&batch);
-            units.for_each(|unit| state.trees.space.set_aside(unit));
+            gathered.headers.push((next, units_of(&batch)));
             (next, sequence) = (batch.next, sequence + 1);
+            gathered.records.extend(batch.records);
+            if gathered.records.len() >= GATHERED_RECORDS {
+                std::mem::take(&mut gathered).carry_out(self.disk, state)?;
+            }
         }
+        gathered.carry_out(self.disk, state)?;
         Ok(sequence)
+    }
+}
+
+/// Sound batches that have not taken effect. All of their units are kept from use.
+#[derive(Default)]
+struct Gathered {
+    records: Vec<Record>,
+    /// Their headers: first unit, and how many.
+    headers: Vec<(Unit, u64)>,
+}
+
+impl Gathered {
+    fn carry_out(self, disk: &mut dyn Disk, state: &mut State) -> Result<()> {
+        self.read_pages(disk, state);
+        for record in &self.records {
+            replay_record(disk, state, record)?;
+        }
+        // Superfluous with the next checkpoint, and not before.
+        for (first, count) in self.headers {
+            (first..first + count).for_each(|unit| state.trees.space.set_aside(unit));
+        }
+        Ok(())
+    }
+
+    /// Reads the pages that the records will want, a level of the trees at a time. What is still
+    /// missing then, as one record changes what the next one finds, is read when it is needed.
+    fn read_pages(&self, disk: &mut dyn Disk, state: &mut State) {
+        for _ in 0..MOST_LEVELS {
+            let mut missing: NumberMap<Missing> = NumberMap::default();
+            for record in &self.records {
+                if let Err(Stop::Missing(found)) = state.ready(record) {
+                    missing.extend(found.into_iter().map(|page| (page.unit, page)));
+                }
+            }
+            if missing.is_empty() {
+                return;
+            }
+            load_pages(disk, state, &missing);
+        }
     }
 }
 
@@ -189,6 +236,36 @@ pub(super) fn replay_record(disk: &mut dyn Disk, state: &mut State, record: &Rec
             }
         }
     }
+}
+
+/// Reads pages into memory, all at once; those that cannot be read are left out. Blocks.
+fn load_pages(disk: &mut dyn Disk, state: &mut State, missing: &NumberMap<Missing>) {
+    for unit in missing.keys() {
+        let (file, offset) = place(*unit);
+        let action = Action::Read(aligned(UNIT_BYTES), UNIT_BYTES);
+        disk.submit(Io {
+            tag: *unit,
+            file,
+            offset,
+            action,
+        });
+    }
+    let total = state.trees.space.total();
+    let mut done: Vec<Done> = Vec::new();
+    while disk.under_way() > 0 {
+        disk.wait();
+        disk.reap(&mut done);
+        for done in done.drain(..) {
+            let Some(page) = missing.get(&done.tag) else {
+                continue;
+            };
+            // Damage is told to whoever needs the page.
+            if let Ok(node) = parse_page(*page, done, total) {
+                state.trees.pages.add_saved(page.unit, page.level, node);
+            }
+        }
+    }
+    state.trees.pages.evict();
 }
 
 /// Reads a page into memory. Blocks.

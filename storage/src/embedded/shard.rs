@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use super::apply::State;
+use super::changes::PatchJob;
 use super::checkpoint::Checkpoint;
 use super::disk::{Action, Disk, Done, FileId, Io};
 use super::format::{CHUNK_UNITS, Unit};
 use super::give_back::GivingBack;
 use super::growth::{Growth, Promise};
-use super::log::{Log, PatchJob};
+use super::log::Log;
 use super::pages::{NumberMap, Stop};
 use super::reading::{self, Load, ReadJob};
 use super::request::{Answer, Change, PlanCall, Reply, Request};

@@ -109,21 +109,30 @@ impl Space {
         self.begin_round();
     }
 
-    /// Sets the counts of a map unit, as they were saved.
+    /// Sets the counts of a map unit, as they were saved. `None`: they cannot be.
     pub(crate) fn load(&mut self, index: usize, map: MapUnit, bytes: &[u8]) -> Option<()> {
         let start = index * COUNTED_UNITS as usize;
-        for (at, count) in bytes.iter().enumerate() {
-            let unit = start + at;
-            if *count == FREE {
+        let slots = self.counts.get_mut(start..start + bytes.len())?;
+        let regions = self.free_in_region.get_mut(start / REGION_UNITS..)?;
+        let each = bytes.chunks(REGION_UNITS);
+        let each = each.zip(slots.chunks_mut(REGION_UNITS)).zip(regions);
+        for ((saved, counts), free) in each {
+            let used = saved.iter().filter(|count| **count != FREE).count();
+            if used == 0 {
                 continue;
             }
-            let slot = self.counts.get_mut(unit)?;
-            if *slot != FREE || *count > OVERFLOW {
+            let fit = saved.iter().zip(&*counts).all(|(saved, count)| {
+                // What the format keeps for itself is free on the disk.
+                *saved <= OVERFLOW && (*saved == FREE || *count == FREE)
+            });
+            if !fit {
                 return None;
             }
-            *slot = *count;
-            self.free -= 1;
-            self.free_in_region[unit / REGION_UNITS] -= 1;
+            for (count, saved) in counts.iter_mut().zip(saved) {
+                *count |= *saved;
+            }
+            self.free -= used as u64;
+            *free -= used as u16;
         }
         *self.maps.get_mut(index)? = map;
         Some(())
@@ -164,10 +173,10 @@ impl Space {
         }
     }
 
-    /// Whether a unit can be given to a new block or page on replay.
+    /// Whether a batch can have used the unit since the checkpoint, and none before it has.
     pub(crate) fn is_claimable(&self, unit: Unit) -> bool {
         let count = self.counts.get(unit as usize);
-        matches!(count, Some(&(FREE | RESERVED | ABSENT)))
+        matches!(count, Some(&(FREE | ABSENT)))
     }
 
     fn mark(&mut self, unit: Unit) {

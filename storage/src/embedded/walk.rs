@@ -2,6 +2,7 @@
 //! passed over, so the work is in proportion to the difference.
 
 use super::buffer::UNIT_BYTES;
+use super::format::Unit;
 use super::format::node::{FANOUT, Node};
 use super::pages::{Missing, Stop};
 use super::tree::{Root, Trees, entry_blocks};
@@ -32,25 +33,34 @@ pub(crate) struct Walk {
     full: bool,
 }
 
-/// One of the two trees, at some level: only its first entry there may be of use.
+/// A page of one of the two trees. Unit 0: nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Side {
     page: Missing,
 }
 
-const NOTHING: Side = Side {
-    page: Missing {
-        unit: 0,
-        crc: 0,
-        level: 0,
-    },
-};
-
 impl Side {
     fn of(root: &Root) -> Self {
-        match root.page {
-            0 => NOTHING,
-            _ => Side { page: root.top() },
+        Side { page: root.top() }
+    }
+}
+
+/// What a side has in the entries of a page.
+struct Entries {
+    units: [Unit; FANOUT],
+    crcs: [u32; FANOUT],
+    /// Of what they point to.
+    level: u8,
+}
+
+impl Entries {
+    fn side(&self, index: usize) -> Side {
+        Side {
+            page: Missing {
+                unit: self.units[index],
+                crc: self.crcs[index],
+                level: self.level,
+            },
         }
     }
 }
@@ -120,75 +130,81 @@ impl Walk {
     ) -> Result<(), Stop> {
         let step = entry_blocks(level);
         let unit = UNIT_BYTES as u64;
+        let (older, newer) = both(trees, sides, level)?;
         let first = (self.position / unit).saturating_sub(base) / step;
-        for index in first..FANOUT as u64 {
-            let block = base + index * step;
+        for index in first as usize..FANOUT {
+            let block = base + index as u64 * step;
             if self.full || block >= end {
                 return Ok(());
             }
-            let entry = |trees: &mut Trees, side: Side| entry(trees, side, level, index as usize);
-            let found = entry(trees, sides.0).and_then(|older| Ok((older, entry(trees, sides.1)?)));
-            let (older, newer) = match found {
-                Ok(found) => found,
-                Err(stop) => return Err(ahead(trees, stop, sides, level, index)),
-            };
             let stop = (block + step) * unit;
-            if older.page.unit == newer.page.unit {
+            if older.units[index] == newer.units[index] {
                 self.pass(ExtentKind::Zero, stop, false);
             } else if level == 0 {
-                match newer.page.unit {
+                match newer.units[index] {
                     0 => self.pass(ExtentKind::Zero, stop, self.listing == Listing::Changes),
                     _ => self.pass(ExtentKind::Data, stop, true),
                 }
-            } else if let Err(stop) = self.compare(trees, (older, newer), level - 1, block, end) {
-                return Err(ahead(trees, stop, sides, level, index));
+            } else {
+                let sides = (older.side(index), newer.side(index));
+                let below = self.compare(trees, sides, level - 1, block, end);
+                below.map_err(|stop| ahead(trees, stop, (&older, &newer), index))?;
             }
         }
         Ok(())
     }
 }
 
-/// What a side has in entry `index` of a page of this level; a lower tree is the first entry.
-fn entry(trees: &mut Trees, side: Side, level: u8, index: usize) -> Result<Side, Stop> {
-    let page = side.page;
-    if page.unit == 0 {
-        return Ok(NOTHING);
+/// What both sides have; where pages are missing, those of both.
+fn both(trees: &mut Trees, sides: (Side, Side), level: u8) -> Result<(Entries, Entries), Stop> {
+    match (
+        entries(trees, sides.0, level),
+        entries(trees, sides.1, level),
+    ) {
+        (Ok(older), Ok(newer)) => Ok((older, newer)),
+        (Err(Stop::Missing(older)), Err(Stop::Missing(newer))) => {
+            Err(Stop::Missing([older, newer].concat()))
+        }
+        (Err(stop), _) | (_, Err(stop)) => Err(stop),
     }
-    if page.level < level {
-        return Ok(if index == 0 { side } else { NOTHING });
-    }
-    let (unit, crc) = match trees.pages.get(page)? {
-        Node::Leaf(leaf) => (leaf.units[index], leaf.crcs[index]),
-        Node::Inner(inner) => (inner.pages[index], inner.crcs[index]),
-    };
-    let level = level.saturating_sub(1);
-    if unit == 0 {
-        return Ok(NOTHING);
-    }
-    Ok(Side {
-        page: Missing { unit, crc, level },
-    })
 }
 
-/// Adds the pages that will be missing next.
-fn ahead(trees: &mut Trees, stop: Stop, sides: (Side, Side), level: u8, index: u64) -> Stop {
+/// What a side has in a page of this level; a lower tree is the first entry.
+fn entries(trees: &mut Trees, side: Side, level: u8) -> Result<Entries, Stop> {
+    let page = side.page;
+    let mut entries = Entries {
+        units: [0; FANOUT],
+        crcs: [0; FANOUT],
+        level: level.saturating_sub(1),
+    };
+    if page.unit == 0 {
+        return Ok(entries);
+    }
+    if page.level < level {
+        (entries.units[0], entries.crcs[0]) = (page.unit, page.crc);
+        entries.level = page.level;
+        return Ok(entries);
+    }
+    (entries.units, entries.crcs) = match trees.pages.get(page)? {
+        Node::Leaf(leaf) => (leaf.units, leaf.crcs),
+        Node::Inner(inner) => (inner.pages, inner.crcs),
+    };
+    Ok(entries)
+}
+
+/// Adds the pages that will be missing next, of those behind entry `index`.
+fn ahead(trees: &Trees, stop: Stop, (older, newer): (&Entries, &Entries), index: usize) -> Stop {
     let Stop::Missing(mut missing) = stop else {
         return stop;
     };
-    if level == 0 || missing.len() >= READ_AHEAD {
-        return Stop::Missing(missing);
-    }
-    for index in index as usize + 1..FANOUT {
-        let (Ok(older), Ok(newer)) = (
-            entry(trees, sides.0, level, index),
-            entry(trees, sides.1, level, index),
-        ) else {
+    for index in index + 1..FANOUT {
+        if missing.len() >= READ_AHEAD {
             break;
-        };
-        if older == newer || missing.len() >= READ_AHEAD {
+        }
+        if older.units[index] == newer.units[index] {
             continue;
         }
-        let wanted = [older.page, newer.page].into_iter();
+        let wanted = [older.side(index).page, newer.side(index).page].into_iter();
         missing.extend(wanted.filter(|page| page.unit != 0 && !trees.pages.contains(page.unit)));
     }
     Stop::Missing(missing)

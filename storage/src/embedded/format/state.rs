@@ -4,7 +4,7 @@ use super::super::apply::State;
 use super::super::catalogue::{Catalogue, Image, Snapshot};
 use super::super::space::MapUnit;
 use super::super::tree::{Dropped, Root};
-use super::{Fields, MAX_UNITS, Put, Unit};
+use super::{Fields, Length, MAX_UNITS, Put, Unit};
 use crate::ImageSpec;
 use std::sync::Weak;
 
@@ -20,10 +20,10 @@ pub(crate) struct Saved {
     pub(crate) catalogue: Catalogue,
 }
 
-fn put_root(out: &mut Vec<u8>, root: &Root) {
+fn put_root(out: &mut impl Put, root: &Root) {
     out.put_48(root.page);
     out.put_32(root.crc);
-    out.push(root.height);
+    out.put_8(root.height);
     out.put_64(root.mapped);
 }
 
@@ -41,14 +41,26 @@ fn take_root(fields: &mut Fields<'_>) -> Option<Root> {
     sound.then_some(root)
 }
 
+/// Bytes that [`to_bytes`] takes now.
+pub(crate) fn length(state: &State) -> u64 {
+    let mut length = Length::default();
+    put_state(&mut length, state);
+    length.0
+}
+
 pub(crate) fn to_bytes(state: &State) -> Vec<u8> {
+    let mut out = Vec::with_capacity(length(state) as usize);
+    put_state(&mut out, state);
+    out
+}
+
+fn put_state(out: &mut impl Put, state: &State) {
     let space = &state.trees.space;
-    let mut out = Vec::new();
     out.put_64(space.total());
     out.put_64(state.trees.used);
     out.put_32(space.maps.len() as u32);
     for map in &space.maps {
-        out.push(map.slot);
+        out.put_8(map.slot);
         out.put_32(map.crc);
     }
     out.put_32(space.overflow().len() as u32);
@@ -60,7 +72,7 @@ pub(crate) fn to_bytes(state: &State) -> Vec<u8> {
     for dropped in &state.trees.drops {
         out.put_48(dropped.page);
         out.put_32(dropped.crc);
-        out.push(dropped.level);
+        out.put_8(dropped.level);
     }
     let absent = space.absent_runs();
     out.put_32(absent.len() as u32);
@@ -68,11 +80,10 @@ pub(crate) fn to_bytes(state: &State) -> Vec<u8> {
         out.put_32(first as u32);
         out.put_32(count as u32);
     }
-    put_catalogue(&mut out, &state.catalogue);
-    out
+    put_catalogue(out, &state.catalogue);
 }
 
-fn put_catalogue(out: &mut Vec<u8>, catalogue: &Catalogue) {
+fn put_catalogue(out: &mut impl Put, catalogue: &Catalogue) {
     out.put_64(catalogue.next_id);
     out.put_32(catalogue.pools.len() as u32);
     catalogue.pools.iter().for_each(|pool| out.put_text(pool));
@@ -88,7 +99,7 @@ fn put_catalogue(out: &mut Vec<u8>, catalogue: &Catalogue) {
     }
 }
 
-fn put_image(out: &mut Vec<u8>, id: u64, image: &Image) {
+fn put_image(out: &mut impl Put, id: u64, image: &Image) {
     let (parent, of) = image.parent.unwrap_or_default();
     for number in [id, image.size_bytes, parent, of] {
         out.put_64(number);
@@ -105,7 +116,7 @@ fn put_image(out: &mut Vec<u8>, id: u64, image: &Image) {
     for (number, snapshot) in &image.snapshots {
         out.put_64(*number);
         out.put_64(snapshot.size_bytes);
-        out.push(snapshot.protected.into());
+        out.put_8(snapshot.protected.into());
         put_root(out, &snapshot.root);
         out.put_text(&snapshot.name);
     }
