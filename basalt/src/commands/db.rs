@@ -59,7 +59,7 @@ pub async fn sync(database: &Database) -> Result<()> {
     let pending = migrate::pending(database).await?;
     migrate::run(database).await?;
     let mut output = stdout().lock();
-    for migration in &pending {
+    for migration in pending {
         writeln!(output, "applied {}", migration.name)?;
     }
     writeln!(output, "the schema is up to date")?;

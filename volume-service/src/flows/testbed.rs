@@ -2,7 +2,6 @@
 //! what store and rows must be like when a flow has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,7 +14,6 @@ use storage::memory::MemoryStore;
 use storage::{Change as DiskChange, ImageSpec, ImageStore};
 use taskflow::testing::Fixture;
 use taskflow::{Flow, NewFlow};
-use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::fake_images::FakeImages;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
-use database::{Database, migrate, params};
+use database::params;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use rest::Secret;
