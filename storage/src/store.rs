@@ -129,6 +129,19 @@ pub trait ImageStore: Send + Sync + 'static {
         true
     }
 
+    /// Whether clients of an image keep to the limits of rate in its metadata
+    /// (`conf_rbd_qos_iops_limit` …).
+    fn limits_rates(&self) -> bool {
+        false
+    }
+
+    /// Prepares the image for several clients that write to it at the same time, or for one alone
+    /// again. Idempotent.
+    async fn share_writes(&self, image: &ImageSpec, shared: bool) -> Result<()> {
+        let _ = (image, shared);
+        Ok(())
+    }
+
     /// What there is room for in a pool. Engines whose pools share all room answer the store's.
     async fn capacity(&self, pool: &str) -> Result<Capacity>;
 

@@ -102,6 +102,15 @@ impl ImageStore for CephStore {
         false
     }
 
+    /// librbd reads the limits from the image's metadata when it opens it.
+    fn limits_rates(&self) -> bool {
+        true
+    }
+
+    async fn share_writes(&self, image: &ImageSpec, shared: bool) -> Result<()> {
+        self.share_image(image, shared).await
+    }
+
     async fn capacity(&self, pool: &str) -> Result<Capacity> {
         self.room_in(pool).await
     }

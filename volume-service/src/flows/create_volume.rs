@@ -12,6 +12,7 @@ use super::create_from_image::{CloneImage, CopyImage};
 use super::create_from_snapshot::{CloneSnapshot, OTHER_STORE};
 use super::create_from_volume::{CloneSource, LimitDepth, SnapshotSource};
 use super::image_disk::{IMAGE_TOO_BIG, IMAGE_UNACCEPTABLE};
+use super::image_setup::set_up_new;
 use super::outcome::{end_download, tell, warn_if_reset};
 use super::steps::{
     OUT_OF_SPACE, STORE_RETRY, ensure_image, gib_to_bytes, remove_image, store_failure,
@@ -151,7 +152,7 @@ impl Task<CreateVolume> for CreateImage {
             let disk = encrypted::format(run.ctx.as_ref(), &place, encryption).await?;
             disk.flush().await.map_err(store_failure)?;
         }
-        Ok(())
+        set_up_new(run, &place).await
     }
 
     async fn revert(&self, run: &Run<CreateVolume>, _: Option<&()>) -> Result<(), TaskError> {
