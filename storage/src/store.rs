@@ -122,9 +122,10 @@ pub trait ImageStore: Send + Sync + 'static {
         None
     }
 
-    /// Whether a crash in the middle of [`create`](ImageStore::create) or
-    /// [`clone_image`](ImageStore::clone_image) leaves no image at all. Where it may leave a part
-    /// of one, whoever repeats the call removes what is there and begins anew.
+    /// Whether a crash in the middle of [`create`](ImageStore::create),
+    /// [`clone_image`](ImageStore::clone_image) or
+    /// [`create_snapshot`](ImageStore::create_snapshot) leaves nothing at all. Where it may leave a
+    /// part, whoever repeats the call removes what is there and begins anew.
     fn makes_images_atomically(&self) -> bool {
         true
     }

@@ -80,6 +80,14 @@ class VolumeSide:
         return restored
 
 
+class RestOverUwsgi(Rest):
+    """A connection for each request: uWSGI closes those that rest."""
+
+    def call(self, *arguments, **options):
+        self.close()
+        return super().call(*arguments, **options)
+
+
 class PythonServices:
     """Cinder and Glance with their broker, on the pools of a cluster."""
 
@@ -110,9 +118,9 @@ class PythonServices:
         volume_url = self._start("cinder", *options)
         # Whoever is nobody is an administrator.
         self.volume_url = f"{volume_url}/1ab"
-        rest = Rest(self.volume_url, "1ab:1ab", {"OpenStack-API-Version": "volume 3.70"})
+        rest = RestOverUwsgi(self.volume_url, "1ab:1ab", {"OpenStack-API-Version": "volume 3.70"})
         self.volumes = VolumeSide(rest, "cinder@rbd#rbd")
-        self.images = Rest(f"{image_url}/v2", "lab", {})
+        self.images = RestOverUwsgi(f"{image_url}/v2", "lab", {})
 
     def processes(self) -> list[int]:
         """Cinder's and Glance's, without the broker."""

@@ -16,7 +16,7 @@ use crate::db::clusters;
 use crate::db::connections;
 use crate::db::services::{self, Capabilities};
 use crate::db::volumes::{self, Volume};
-use crate::flows::sweep::Sweeper;
+use crate::flows::sweep::{GRACE, Sweeper};
 use crate::keys::KeyManager;
 use crate::notices::Notices;
 use crate::{Options, flows, images};
@@ -223,7 +223,7 @@ impl Manager {
     /// Sweeps every pool as often as its back-end says, until `shutdown` resolves.
     pub async fn sweep_until(&self, shutdown: impl Future<Output = ()> + Send) {
         let sweeps = self.backends.values().map(|backend| async move {
-            let mut sweeper = Sweeper::default();
+            let mut sweeper = Sweeper::new(GRACE);
             loop {
                 tokio::time::sleep(backend.sweep_interval).await;
                 let store = backend.store.as_ref();

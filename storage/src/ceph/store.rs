@@ -97,7 +97,8 @@ impl ImageStore for CephStore {
         false
     }
 
-    /// Name, header, parent and the parent's list of children are objects of their own.
+    /// Name, header, parent and the parent's list of children are objects of their own, and so is
+    /// a snapshot's object map, without which it cannot be cloned.
     fn makes_images_atomically(&self) -> bool {
         false
     }

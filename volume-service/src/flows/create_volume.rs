@@ -510,54 +510,58 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn from_a_snapshot() {
-        exhaust::<CreateVolume, _>(async || {
-            let world = World::new().await;
-            let volume_id = world.filled_volume(3).await;
-            let snapshot_id = world.snapshot(volume_id).await;
-            let head = world.head(volume_id).await;
-            world.write(volume_id, 0, pattern(9, 4096)).await;
-            let parent = format!("{}@{}", image_key(volume_id), snapshot_key(snapshot_id));
-            case(
-                world,
-                VolumeSource::Snapshot {
-                    snapshot_id,
-                    volume_id,
-                },
-                head,
-                Some(parent),
-            )
-            .await
-        })
-        .await;
+        for in_steps in [false, true] {
+            exhaust::<CreateVolume, _>(async || {
+                let world = World::making(in_steps).await;
+                let volume_id = world.filled_volume(3).await;
+                let snapshot_id = world.snapshot(volume_id).await;
+                let head = world.head(volume_id).await;
+                world.write(volume_id, 0, pattern(9, 4096)).await;
+                let parent = format!("{}@{}", image_key(volume_id), snapshot_key(snapshot_id));
+                case(
+                    world,
+                    VolumeSource::Snapshot {
+                        snapshot_id,
+                        volume_id,
+                    },
+                    head,
+                    Some(parent),
+                )
+                .await
+            })
+            .await;
+        }
     }
 
     #[tokio::test]
     async fn from_a_volume() {
-        exhaust::<CreateVolume, _>(async || {
-            let world = World::new().await;
-            let volume_id = world.filled_volume(5).await;
-            let head = world.head(volume_id).await;
-            let mut case = case(
-                world,
-                VolumeSource::Volume { volume_id },
-                head.clone(),
-                None,
-            )
+        for in_steps in [false, true] {
+            exhaust::<CreateVolume, _>(async || {
+                let world = World::making(in_steps).await;
+                let volume_id = world.filled_volume(5).await;
+                let head = world.head(volume_id).await;
+                let mut case = case(
+                    world,
+                    VolumeSource::Volume { volume_id },
+                    head.clone(),
+                    None,
+                )
+                .await;
+                let (_, id, _) = case.done.rows[0];
+                let snapshot = format!("{}.clone_snap", volume_image(id).image);
+                let source = case
+                    .done
+                    .store
+                    .images
+                    .get_mut(&image_key(volume_id))
+                    .unwrap();
+                source.snapshots.insert(snapshot.clone(), (head, true));
+                let made = case.done.store.images.get_mut(&image_key(id)).unwrap();
+                made.parent = Some(format!("{}@{snapshot}", image_key(volume_id)));
+                case
+            })
             .await;
-            let (_, id, _) = case.done.rows[0];
-            let snapshot = format!("{}.clone_snap", volume_image(id).image);
-            let source = case
-                .done
-                .store
-                .images
-                .get_mut(&image_key(volume_id))
-                .unwrap();
-            source.snapshots.insert(snapshot.clone(), (head, true));
-            let made = case.done.store.images.get_mut(&image_key(id)).unwrap();
-            made.parent = Some(format!("{}@{snapshot}", image_key(volume_id)));
-            case
-        })
-        .await;
+        }
     }
 
     #[tokio::test]

@@ -2,7 +2,8 @@
 //! Cinder service leaves the image and the snapshot that a clone hung on when it deletes the
 //! clone by its short way.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use database::Database;
 use storage::{Error, ImageSpec, ImageStore, SnapshotInfo, SnapshotSpec};
@@ -18,16 +19,28 @@ use crate::manager::volume_id_of_image;
 /// Images whose snapshots are looked at in one sweep: each has to be opened.
 const IMAGES_AT_ONCE: usize = 100;
 
+/// A snapshot that has been without its clone for so long is not of a clone in the making, whoever
+/// makes it.
+pub(crate) const GRACE: Duration = Duration::from_secs(30);
+
 /// The sweeps of one pool, one after the other.
-#[derive(Default)]
 pub(crate) struct Sweeper {
     /// The last image whose snapshots were looked at.
     last: String,
-    /// Stray snapshots of the round before. What is stray twice is no clone in the making.
-    suspects: HashSet<SnapshotSpec>,
+    /// Stray snapshots, and since when they are known.
+    suspects: HashMap<SnapshotSpec, Instant>,
+    grace: Duration,
 }
 
 impl Sweeper {
+    pub(crate) fn new(grace: Duration) -> Self {
+        Sweeper {
+            last: String::new(),
+            suspects: HashMap::new(),
+            grace,
+        }
+    }
+
     /// Answers the names of what went.
     pub(crate) async fn sweep(
         &mut self,
@@ -73,13 +86,15 @@ impl Sweeper {
     ) -> Result<Vec<String>, TaskError> {
         let mut gone = Vec::new();
         let stray = stray_snapshots(database, store, image).await?;
-        let of_round_before: HashSet<_> = self
+        let mut known: HashMap<_, _> = self
             .suspects
-            .extract_if(|suspect| suspect.image == *image)
+            .extract_if(|suspect, _| suspect.image == *image)
             .collect();
         for snapshot in stray {
-            if !of_round_before.contains(&snapshot) {
-                self.suspects.insert(snapshot);
+            let since = known.remove(&snapshot);
+            if since.is_none_or(|since| since.elapsed() < self.grace) {
+                let since = since.unwrap_or_else(Instant::now);
+                self.suspects.insert(snapshot, since);
                 continue;
             }
             match remove_snapshot(store, &snapshot).await {
@@ -136,6 +151,7 @@ pub(crate) async fn is_stray(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::sync::Arc;
 
     use storage::memory::MemoryStore;
@@ -177,7 +193,7 @@ mod tests {
             let through = snapshot_for(store, &source, Uuid::from_u128(id + 1)).await;
             store.clone_image(&through, &clone).await.unwrap();
         }
-        let mut sweeper = Sweeper::default();
+        let mut sweeper = Sweeper::new(Duration::ZERO);
         assert!(sweep(&mut sweeper, &world).await.is_empty());
         store.remove(&image(4, "")).await.unwrap();
         sweep(&mut sweeper, &world).await;
@@ -199,8 +215,12 @@ mod tests {
         let stray = snapshot_for(store, &image, gone).await;
         let making = world.volume_row(1, None).await;
         snapshot_for(store, &image, making).await;
-        let mut sweeper = Sweeper::default();
+        let mut sweeper = Sweeper::new(Duration::ZERO);
         assert!(sweep(&mut sweeper, &world).await.is_empty());
+        let mut patient = Sweeper::new(GRACE);
+        for _ in 0..2 {
+            assert!(sweep(&mut patient, &world).await.is_empty());
+        }
         assert_eq!(sweep(&mut sweeper, &world).await, [stray.to_string()]);
         assert!(sweep(&mut sweeper, &world).await.is_empty());
         let left = store.info(&image).await.unwrap().snapshots;
@@ -214,7 +234,7 @@ mod tests {
             .collect();
         names.push("somebody-elses".into());
         names.sort();
-        let mut sweeper = Sweeper::default();
+        let mut sweeper = Sweeper::new(Duration::ZERO);
         let mut lengths = [0; 4];
         let mut seen = HashSet::new();
         for length in &mut lengths {
