@@ -153,7 +153,7 @@ impl PoolCheck<'_> {
                 }
             }
         }
-        let without = rows.into_values().filter(|row| is_whole(row));
+        let without = rows.into_values().filter(is_whole);
         found.extend(without.map(|row| Finding::NoImage(row.id)));
         Ok(found)
     }
