@@ -215,6 +215,7 @@ mod tests {
             new_type_id,
             multiattach: false,
             policy: MigrationPolicy::Never,
+            recryption: Default::default(),
         };
         RetypeVolume::new_flow(&params, &requester()).unwrap()
     }
