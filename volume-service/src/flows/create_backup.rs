@@ -194,12 +194,15 @@ async fn return_to(store: &dyn ImageStore, snapshot: &SnapshotSpec) -> Result<()
     store.roll_back(snapshot).await.map_err(store_failure)
 }
 
+/// False also where there is no image yet: a full backup makes its base first.
 async fn has_snapshot(store: &dyn ImageStore, snapshot: &SnapshotSpec) -> Result<bool, TaskError> {
-    let info = store.info(&snapshot.image).await.map_err(store_failure)?;
-    Ok(info
-        .snapshots
-        .iter()
-        .any(|known| known.name == snapshot.snapshot))
+    let info = match store.info(&snapshot.image).await {
+        Ok(info) => info,
+        Err(storage::Error::NotFound(_)) => return Ok(false),
+        Err(error) => return Err(store_failure(error)),
+    };
+    let mut snapshots = info.snapshots.iter();
+    Ok(snapshots.any(|known| known.name == snapshot.snapshot))
 }
 
 /// What the volume is beside its bytes, in the object `backup.<id>.meta`.
