@@ -83,12 +83,15 @@ enum Command {
     /// Look at one flow, or decide about one that is parked.
     #[command(subcommand)]
     Flow(FlowCommand),
-    /// Look after an embedded store, beside the server that uses it or without one.
+    /// Look after a store, beside the server that uses it or without one.
     #[command(after_help = "Exit status: 0 sound, 1 an error, 2 wrong usage, 3 damage was found.")]
     Store {
         /// The folder of the store: the node's, or a back-end's basalt_store_dir.
         #[arg(long, global = true, value_name = "DIR", default_value = "store")]
         folder: PathBuf,
+        /// Instead of a folder: the pool of this back-end, which lies in a Ceph cluster.
+        #[arg(long, global = true, value_name = "NAME")]
+        backend: Option<String>,
         #[command(subcommand)]
         command: StoreCommand,
     },
@@ -123,8 +126,11 @@ enum FlowCommand {
 #[derive(Subcommand)]
 enum StoreCommand {
     /// Compare all maps, counts and links with each other, and all data with its checksums. No
-    /// server may use the store.
+    /// server may use the store. Of a pool in a cluster: compare it with the database.
     Check {
+        /// In a cluster: remove what is left over from clones and backups that have gone.
+        #[arg(long)]
+        repair: bool,
         /// Leave the data out.
         #[arg(long)]
         quick: bool,
@@ -247,7 +253,7 @@ fn run(cli: Cli) -> Result<()> {
             Some(Command::Serve { roles }) => {
                 serve::serve(&data_dir, config, settings, &roles).await
             }
-            Some(command) => operate(command, &data_dir, &settings).await,
+            Some(command) => operate(command, &data_dir, &config, &settings).await,
         }
     });
     // Blocking calls that are stuck must not keep the process from ending.
@@ -256,8 +262,13 @@ fn run(cli: Cli) -> Result<()> {
 }
 
 /// Runs an operator's command.
-async fn operate(command: Command, data_dir: &std::path::Path, settings: &Settings) -> Result<()> {
-    use commands::{db, flows, metadefs, open_database, store};
+async fn operate(
+    command: Command,
+    data_dir: &std::path::Path,
+    config: &Config,
+    settings: &Settings,
+) -> Result<()> {
+    use commands::{db, flows, metadefs, open_database};
     match command {
         Command::Serve { .. } | Command::Policy(_) | Command::Options => Ok(()),
         Command::Flows {
@@ -277,21 +288,18 @@ async fn operate(command: Command, data_dir: &std::path::Path, settings: &Settin
                 FlowCommand::Abandon { id } => flows::abandon(&database, id).await,
             }
         }
-        Command::Store { folder, command } => {
-            let place = store::Place {
-                data_dir: data_dir.to_owned(),
-                folder,
-            };
-            match command {
-                StoreCommand::Check { quick, rate_mib } => {
-                    store::check(&place, !quick, rate_mib).await
-                }
-                StoreCommand::Scrub { rate_mib } => store::scrub(&place, rate_mib).await,
-                StoreCommand::Defragment { image, rate_mib } => {
-                    store::defragment(&place, &image, rate_mib).await
-                }
-                StoreCommand::Du { json } => store::du(&place, json).await,
-            }
+        Command::Store {
+            backend: Some(backend),
+            command,
+            ..
+        } => look_after_pool(command, &backend, data_dir, config, settings).await,
+        Command::Store {
+            folder,
+            backend: None,
+            command,
+        } => {
+            let data_dir = data_dir.to_owned();
+            look_after_store(command, commands::store::Place { data_dir, folder }).await
         }
         Command::Image(ImageCommand::Metadefs(MetadefsCommand::Load { folder, replace })) => {
             let database = open_database(data_dir, settings).await?;
@@ -309,6 +317,45 @@ async fn operate(command: Command, data_dir: &std::path::Path, settings: &Settin
             let database = open_database(data_dir, settings).await?;
             db::check(&database).await
         }
+    }
+}
+
+/// An embedded store.
+async fn look_after_store(command: StoreCommand, place: commands::store::Place) -> Result<()> {
+    use commands::store;
+    match command {
+        StoreCommand::Check { repair: true, .. } => Err(Error::Usage(
+            "--repair is for pools in a cluster: name one with --backend".to_owned(),
+        )),
+        StoreCommand::Check {
+            quick, rate_mib, ..
+        } => store::check(&place, !quick, rate_mib).await,
+        StoreCommand::Scrub { rate_mib } => store::scrub(&place, rate_mib).await,
+        StoreCommand::Defragment { image, rate_mib } => {
+            store::defragment(&place, &image, rate_mib).await
+        }
+        StoreCommand::Du { json } => store::du(&place, json).await,
+    }
+}
+
+/// A pool in a cluster.
+async fn look_after_pool(
+    command: StoreCommand,
+    backend: &str,
+    data_dir: &std::path::Path,
+    config: &Config,
+    settings: &Settings,
+) -> Result<()> {
+    use commands::cluster;
+    match command {
+        StoreCommand::Check { repair, .. } => {
+            let database = commands::open_database(data_dir, settings).await?;
+            cluster::check(config, &database, backend, repair).await
+        }
+        StoreCommand::Du { json } => cluster::du(config, backend, json).await,
+        StoreCommand::Scrub { .. } | StoreCommand::Defragment { .. } => Err(Error::Usage(
+            "the cluster scrubs and defragments by itself".to_owned(),
+        )),
     }
 }
 

@@ -119,7 +119,8 @@ pub async fn serve(
     let stop = signals::watch()?;
     let data_dir = DataDir::open(data_dir)?;
     let secrets = Secrets::load_or_make(&data_dir.join("secrets.json"))?;
-    let sockets = listen::bind(&settings, &data_dir, roles).await?;
+    let with_nbd = backends::use_node_store(&config)?;
+    let sockets = listen::bind(&settings, &data_dir, roles, with_nbd).await?;
     let (database, (stores, embedded)) = tokio::try_join!(
         open_database(&settings, &data_dir),
         open_stores(&config, &data_dir)
@@ -148,18 +149,24 @@ pub async fn serve(
 
     let control = |(folder, store): (PathBuf, _)| control::start(&folder, store, &stop);
     let controls: Vec<_> = embedded.into_iter().map(control).collect();
+    let clients = data_dir.join("ceph-clients.json");
+    let noting = dead_clients::note_changes(&node.stores.clusters, &clients, &stop);
     let outcome = run(&node, sockets, dev, &data_dir, &stop).await;
     // Also when the start failed.
     stop.cancel();
     end(controls).await;
-    let mut closed = vec![node.stores.node.close().await];
+    end(noting.into_iter().collect()).await;
+    let mut closed = Vec::new();
+    if let Some(store) = &node.stores.node {
+        closed.push(store.close().await);
+    }
     for own in node.stores.own.values() {
         closed.push(own.store.close().await);
     }
     for cluster in &node.stores.clusters {
         closed.push(cluster.store.close().await);
     }
-    dead_clients::forget(&data_dir.join("ceph-clients.json"));
+    dead_clients::forget(&clients);
     node.database.close().await;
     outcome?;
     closed.into_iter().collect::<storage::Result<()>>()?;
@@ -288,8 +295,8 @@ async fn open_database(settings: &Settings, data_dir: &DataDir) -> Result<Databa
     Ok(database)
 }
 
-/// The node's store, and those that back-ends have for themselves; and the embedded ones of them,
-/// with their folders.
+/// The node's store, where anything lies in it, and those that back-ends have for themselves; and
+/// the embedded ones of them, with their folders.
 async fn open_stores(
     config: &Config,
     data_dir: &DataDir,
@@ -299,9 +306,14 @@ async fn open_stores(
         map_cache_bytes: map_cache_mib << 20,
         ..EmbeddedOptions::default()
     };
-    let folder = data_dir.join("store");
-    let node = open_store(folder.clone(), &options).await?;
-    let mut embedded = vec![(folder, Arc::clone(&node))];
+    let mut embedded = Vec::new();
+    let mut node: Option<Arc<dyn ImageStore>> = None;
+    if backends::use_node_store(config)? {
+        let folder = data_dir.join("store");
+        let store = open_store(folder.clone(), &options).await?;
+        embedded.push((folder, Arc::clone(&store)));
+        node = Some(store);
+    }
     let mut own = BTreeMap::new();
     for folder in backends::store_folders(config)? {
         let path = data_dir.path().join(&folder);

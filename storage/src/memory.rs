@@ -25,6 +25,8 @@ const UNLIMITED: u64 = 1 << 50;
 pub struct MemoryStore {
     fsid: String,
     flattens_instantly: bool,
+    limits_rates: bool,
+    makes_in_steps: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -42,6 +44,8 @@ impl MemoryStore {
         MemoryStore {
             fsid: uuid::Uuid::new_v4().to_string(),
             flattens_instantly: true,
+            limits_rates: false,
+            makes_in_steps: false,
             state: Arc::new(Mutex::new(state)),
         }
     }
@@ -50,6 +54,20 @@ impl MemoryStore {
     #[must_use]
     pub fn flattening_slowly(mut self) -> Self {
         self.flattens_instantly = false;
+        self
+    }
+
+    /// A store that says, as Ceph does, that a crash may leave a part of an image or a snapshot.
+    #[must_use]
+    pub fn making_in_steps(mut self) -> Self {
+        self.makes_in_steps = true;
+        self
+    }
+
+    /// A store that says, as Ceph does, that limits of rate in metadata are kept.
+    #[must_use]
+    pub fn limiting_rates(mut self) -> Self {
+        self.limits_rates = true;
         self
     }
 
@@ -219,6 +237,14 @@ impl ImageStore for MemoryStore {
 
     fn flattens_instantly(&self) -> bool {
         self.flattens_instantly
+    }
+
+    fn makes_images_atomically(&self) -> bool {
+        !self.makes_in_steps
+    }
+
+    fn limits_rates(&self) -> bool {
+        self.limits_rates
     }
 
     async fn capacity(&self, _pool: &str) -> Result<Capacity> {

@@ -122,11 +122,25 @@ pub trait ImageStore: Send + Sync + 'static {
         None
     }
 
-    /// Whether a crash in the middle of [`create`](ImageStore::create) or
-    /// [`clone_image`](ImageStore::clone_image) leaves no image at all. Where it may leave a part
-    /// of one, whoever repeats the call removes what is there and begins anew.
+    /// Whether a crash in the middle of [`create`](ImageStore::create),
+    /// [`clone_image`](ImageStore::clone_image) or
+    /// [`create_snapshot`](ImageStore::create_snapshot) leaves nothing at all. Where it may leave a
+    /// part, whoever repeats the call removes what is there and begins anew.
     fn makes_images_atomically(&self) -> bool {
         true
+    }
+
+    /// Whether clients of an image keep to the limits of rate in its metadata
+    /// (`conf_rbd_qos_iops_limit` …).
+    fn limits_rates(&self) -> bool {
+        false
+    }
+
+    /// Prepares the image for several clients that write to it at the same time, or for one alone
+    /// again. Idempotent.
+    async fn share_writes(&self, image: &ImageSpec, shared: bool) -> Result<()> {
+        let _ = (image, shared);
+        Ok(())
     }
 
     /// What there is room for in a pool. Engines whose pools share all room answer the store's.

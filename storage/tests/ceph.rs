@@ -76,6 +76,15 @@ fn rbd(arguments: &str) -> String {
     shell(&format!("rbd -c {conf} {arguments}"))
 }
 
+/// Addresses of the clients that have an image open for writing.
+fn watchers(image: &str) -> Vec<String> {
+    let status = rbd(&format!("status {image} --format json"));
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let all = status["watchers"].as_array().unwrap().iter();
+    all.map(|one| one["address"].as_str().unwrap().to_owned())
+        .collect()
+}
+
 fn unavailable<T>(result: Result<T, Error>) -> bool {
     match result {
         Err(Error::Unavailable(_)) => true,
@@ -145,13 +154,12 @@ async fn a_cluster_that_hangs_is_unavailable_until_it_is_back() {
 #[ignore = "needs a Ceph cluster: tests/ceph"]
 async fn a_client_that_was_blocklisted_connects_again() {
     let store = CephStore::connect(options()).await.unwrap();
+    let mut addresses = store.client_addresses();
     let image = spec("listed");
     store.create(&image, 8 << 20).await.unwrap();
     let handle = store.open(&image, None).await.unwrap();
     handle.write(0, Bytes::from(vec![1; 4096])).await.unwrap();
-    let status: serde_json::Value =
-        serde_json::from_str(&rbd("status volumes/listed --format json")).unwrap();
-    let address = status["watchers"][0]["address"].as_str().unwrap();
+    let address = watchers("volumes/listed").remove(0);
     let conf = std::env::var("BASALT_TEST_CEPH_CONF").unwrap();
     shell(&format!("ceph -c {conf} osd blocklist add {address} 60"));
     let mut tries = 0;
@@ -160,9 +168,18 @@ async fn a_client_that_was_blocklisted_connects_again() {
         assert!(tries < 30, "a blocklisted client writes");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    // Whoever is to fence this client when it dies must know the new one.
+    assert!(!addresses.has_changed().unwrap());
     let handle = store.open(&image, None).await.unwrap();
     handle.write(0, Bytes::from(vec![3; 4096])).await.unwrap();
     assert_eq!(handle.read(0, 1).await.unwrap()[..], [3]);
+    assert!(addresses.has_changed().unwrap());
+    let new = addresses.borrow_and_update().clone();
+    assert!(
+        watchers("volumes/listed")
+            .iter()
+            .all(|one| new.contains(one))
+    );
     drop(handle);
     store.remove(&image).await.unwrap();
     store.close().await.unwrap();
@@ -248,11 +265,130 @@ async fn a_fenced_client_holds_nothing() {
     dead.create(&image, 8 << 20).await.unwrap();
     let handle = dead.open(&image, None).await.unwrap();
     handle.write(0, Bytes::from(vec![1; 4096])).await.unwrap();
-    let addresses = dead.client_addresses().await.unwrap();
+    let addresses = dead.client_addresses().borrow().clone();
     let store = CephStore::connect(options()).await.unwrap();
     store.fence(&addresses).await.unwrap();
     store.remove(&image).await.unwrap();
     store.close().await.unwrap();
     drop(handle);
     dead.close().await.unwrap();
+}
+
+/// A rename is of three objects; a crash may leave the image with two names.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Ceph cluster: tests/ceph"]
+async fn a_rename_that_a_crash_ended_is_finished() {
+    let conf = std::env::var("BASALT_TEST_CEPH_CONF").unwrap();
+    let store = CephStore::connect(options()).await.unwrap();
+    let give_name = |from: &str, to: &str| {
+        let rados = format!("rados -c {conf} -p volumes");
+        shell(&format!(
+            "{rados} get rbd_id.{from} /dev/stdout | {rados} put rbd_id.{to} -"
+        ));
+    };
+    let old = spec("before");
+    for (is_listed_by_the_new, name) in [(false, "after-1"), (true, "after-2")] {
+        store.create(&old, 8 << 20).await.unwrap();
+        if is_listed_by_the_new {
+            rbd(&format!("rename volumes/before volumes/{name}"));
+            give_name(name, "before");
+        } else {
+            give_name("before", name);
+        }
+        store.rename(&old, name).await.unwrap();
+        assert!(matches!(store.info(&old).await, Err(Error::NotFound(_))));
+        assert_eq!(store.images("volumes").await.unwrap(), [name]);
+        store.create(&old, 8 << 20).await.unwrap();
+        // Two images are not one.
+        assert!(matches!(
+            store.rename(&old, name).await,
+            Err(Error::Exists(_))
+        ));
+        store.remove(&old).await.unwrap();
+        store.remove(&spec(name)).await.unwrap();
+    }
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Ceph cluster: tests/ceph"]
+async fn shared_images_do_without_a_lock() {
+    let store = CephStore::connect(options()).await.unwrap();
+    let image = spec("shared");
+    store.create(&image, 8 << 20).await.unwrap();
+    let features = || {
+        let info = rbd("info volumes/shared --format json");
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        let flags = info["flags"].as_array().unwrap().len();
+        (info["features"].as_array().unwrap().len(), flags)
+    };
+    let before = features();
+    for _ in 0..2 {
+        store.share_writes(&image, true).await.unwrap();
+    }
+    assert_eq!(before.0 - features().0, 3);
+    let handle = store.open(&image, None).await.unwrap();
+    handle.write(0, Bytes::from(vec![1; 4096])).await.unwrap();
+    drop(handle);
+    for _ in 0..2 {
+        store.share_writes(&image, false).await.unwrap();
+    }
+    // The object map knows of what was written meanwhile.
+    assert_eq!((before, features().1), (features(), 0));
+    assert_eq!(store.used_bytes(&image).await.unwrap(), 4 << 20);
+    store.remove(&image).await.unwrap();
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Ceph cluster: tests/ceph"]
+async fn usage_tells_whose_the_objects_are() {
+    const OBJECT: u64 = 4 << 20;
+    let store = CephStore::connect(options()).await.unwrap();
+    let (image, clone) = (spec("parent"), spec("clone"));
+    store.create(&image, 4 * OBJECT).await.unwrap();
+    let handle = store.open(&image, None).await.unwrap();
+    for object in 0..3 {
+        let data = Bytes::from(vec![1; 4096]);
+        handle.write(object * OBJECT, data).await.unwrap();
+    }
+    let snapshot = image.at("snap");
+    store.create_snapshot(&snapshot).await.unwrap();
+    store.protect_snapshot(&snapshot).await.unwrap();
+    handle.write(0, Bytes::from(vec![2; 4096])).await.unwrap();
+    drop(handle);
+    store.clone_image(&snapshot, &clone).await.unwrap();
+    let handle = store.open(&clone, None).await.unwrap();
+    handle
+        .write(3 * OBJECT, Bytes::from(vec![3; 4096]))
+        .await
+        .unwrap();
+    drop(handle);
+    let usage = store.usage("volumes").await.unwrap();
+    let found: Vec<_> = usage
+        .iter()
+        .map(|one| {
+            let name = one.snapshot.as_deref().unwrap_or("head");
+            let objects = (one.used_bytes / OBJECT, one.exclusive_bytes / OBJECT);
+            (
+                one.image.image.as_str(),
+                name,
+                objects,
+                one.parent.is_some(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("clone", "head", (4, 1), true),
+            ("parent", "snap", (3, 3), false),
+            ("parent", "head", (3, 1), false),
+        ]
+    );
+    store.remove(&clone).await.unwrap();
+    store.unprotect_snapshot(&snapshot).await.unwrap();
+    store.remove_snapshot(&snapshot).await.unwrap();
+    store.remove(&image).await.unwrap();
+    store.close().await.unwrap();
 }

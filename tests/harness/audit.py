@@ -59,6 +59,7 @@ def audit_store(server, cloud: Cloud) -> None:
     held = server.store_usage()["images"]
     for image in held:
         image["snapshots"] = [snapshot["name"] for snapshot in image["snapshots"]]
+    server.audit_links(held)
     server.start()
     # Deleted, but still needed by a clone.
     kept = {image["image"].removeprefix("volume-").removesuffix(".deleted") for image in held if image["image"].endswith(".deleted")}

@@ -82,10 +82,14 @@ class Ceph:
         for pool in POOLS:
             for image in self.rbd("ls", pool):
                 spec = f"{pool}/{image}"
-                snapshots = [snapshot["name"] for snapshot in self.rbd("snap", "ls", spec)]
+                snapshots = self.rbd("snap", "ls", spec)
                 size = self.rbd("info", spec)["size"]
                 found.append({"pool": pool, "image": image, "size_bytes": size, "snapshots": snapshots})
         return found
+
+    def children(self, snapshot: str) -> list[str]:
+        """The images that hang on a snapshot, those in the trash, too."""
+        return [f"{child['pool']}/{child['image']}" for child in self.rbd("children", "--all", snapshot)]
 
     def trash(self) -> list[str]:
         return [f"{pool}/{image['name']}" for pool in POOLS for image in self.rbd("trash", "ls", pool)]
@@ -128,7 +132,22 @@ class BasaltOnCeph(Basalt):
         return self.ceph.used_bytes()
 
     def check_store(self) -> None:
-        """The cluster looks after itself."""
+        """The cluster looks after itself; the pool holds what the rows say."""
+        self.operator("store", "check", "--backend", "rbd")
+
+    def audit_links(self, held: list[dict]) -> None:
+        """Clones hang on snapshots that are there, and snapshots for clones have the one they were made for."""
+        names = {f"{image['pool']}/{image['image']}" for image in held}
+        for image in held:
+            spec = f"{image['pool']}/{image['image']}"
+            for snapshot in image["snapshots"]:
+                children = self.ceph.children(f"{spec}@{snapshot}")
+                assert set(children) <= names, f"{spec}@{snapshot} has children that are no images: {children}"
+                if snapshot.endswith(".clone_snap"):
+                    clone = snapshot.removesuffix(".clone_snap")
+                    expected = [[f"volumes/{clone}"], [f"volumes/{clone}.deleted"]]
+                    assert children in expected, f"{spec}@{snapshot} has the children {children}"
+        self.check_store()
 
     def export(self, name: str) -> str:
         return f"rbd:volumes/{name}:id=cinder:conf={self.ceph.conf}"

@@ -111,6 +111,9 @@ class Calls:
     def revert(self, identity, snapshot_id):
         DRIVER.revert_to_snapshot(CONTEXT, volume(identity), snapshot(snapshot_id, identity))
 
+    def limits(self, identity):
+        return DRIVER.get_rbd_image_qos(volume(identity))
+
     # Backups
 
     def _driver(self):

@@ -29,6 +29,7 @@ pub mod luks;
 pub mod manager;
 pub mod notices;
 pub mod options;
+pub mod pool_check;
 pub mod scheduler;
 
 use std::sync::Arc;

@@ -16,6 +16,7 @@ use crate::db::clusters;
 use crate::db::connections;
 use crate::db::services::{self, Capabilities};
 use crate::db::volumes::{self, Volume};
+use crate::flows::sweep::{GRACE, Sweeper};
 use crate::keys::KeyManager;
 use crate::notices::Notices;
 use crate::{Options, flows, images};
@@ -222,9 +223,11 @@ impl Manager {
     /// Sweeps every pool as often as its back-end says, until `shutdown` resolves.
     pub async fn sweep_until(&self, shutdown: impl Future<Output = ()> + Send) {
         let sweeps = self.backends.values().map(|backend| async move {
+            let mut sweeper = Sweeper::new(GRACE);
             loop {
                 tokio::time::sleep(backend.sweep_interval).await;
-                match flows::removal::sweep(backend.store.as_ref(), &backend.pool).await {
+                let store = backend.store.as_ref();
+                match sweeper.sweep(&self.database, store, &backend.pool).await {
                     Ok(gone) if gone.is_empty() => {}
                     Ok(gone) => tracing::info!(backend = %backend.name, ?gone, "swept"),
                     Err(error) => {
@@ -386,7 +389,7 @@ fn capabilities(backend: &Backend, capacity: Option<Capacity>, allocated_gib: u6
         thick_provisioning_support: false,
         multiattach: true,
         online_extend_support: true,
-        qos_support: false,
+        qos_support: backend.store.limits_rates(),
         replication_enabled: false,
         backend_state: if capacity.is_some() { "up" } else { "down" }.to_owned(),
         location_info: format!("{}:{}", backend.store.fsid(), backend.pool),

@@ -1,6 +1,7 @@
 //! The operator's commands. They read the data folder beside a running server, or have the
 //! server do it (`basalt store`); `basalt policy` needs only the configuration.
 
+pub mod cluster;
 pub mod db;
 pub mod flows;
 pub mod metadefs;

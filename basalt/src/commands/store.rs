@@ -143,7 +143,7 @@ pub async fn check(place: &Place, data: bool, most_mib_per_second: u64) -> Resul
     damaged(report.error_count)
 }
 
-fn damaged(places: u64) -> Result<()> {
+pub(super) fn damaged(places: u64) -> Result<()> {
     match places {
         0 => Ok(()),
         places => Err(Error::Damaged { places }),
@@ -240,7 +240,7 @@ impl Opened {
 }
 
 /// The images, each with its snapshots.
-fn usage_json(usage: &StoreUsage) -> Value {
+pub(super) fn usage_json(usage: &StoreUsage) -> Value {
     let numbers = |usage: &Usage| {
         json!({
             "size_bytes": usage.size_bytes, "used_bytes": usage.used_bytes,
@@ -271,7 +271,7 @@ fn usage_json(usage: &StoreUsage) -> Value {
     })
 }
 
-fn print_usage(usage: &StoreUsage) -> Result<()> {
+pub(super) fn print_usage(usage: &StoreUsage) -> Result<()> {
     let row = |usage: &Usage| {
         let name = match &usage.snapshot {
             Some(snapshot) => usage.image.at(snapshot).to_string(),

@@ -18,11 +18,11 @@ use super::{Config, ConfigError, ceph};
 /// The driver of the embedded store.
 const EMBEDDED_DRIVER: &str = "basalt";
 
-/// The stores of this process: the node's, those that back-ends have for themselves, and the
-/// Ceph clusters.
+/// The stores of this process: the node's, where anything lies in it, those that back-ends have
+/// for themselves, and the Ceph clusters.
 #[derive(Clone)]
 pub struct Stores {
-    pub node: Arc<dyn ImageStore>,
+    pub node: Option<Arc<dyn ImageStore>>,
     /// By folder, as it is written.
     pub own: BTreeMap<PathBuf, OwnStore>,
     pub clusters: Vec<Cluster>,
@@ -46,6 +46,17 @@ pub struct OwnStore {
 }
 
 impl Stores {
+    /// The node's store, for the option whose value means it.
+    pub fn node(
+        &self,
+        (section, option): (&str, &str),
+    ) -> Result<&Arc<dyn ImageStore>, ConfigError> {
+        self.node.as_ref().ok_or_else(|| {
+            let reason = "means the node's own store, which is not open";
+            ConfigError::option(section, option, reason)
+        })
+    }
+
     /// The store that a back-end has for itself.
     fn own(&self, config: &Config, backend: &str) -> Result<Option<&OwnStore>, ConfigError> {
         let Some(folder) = config.text(backend, "basalt_store_dir")? else {
@@ -113,6 +124,17 @@ pub fn store_folders(config: &Config) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(folders)
 }
 
+/// Whether anything lies in the node's own store: volumes, images or backups.
+pub fn use_node_store(config: &Config) -> Result<bool, ConfigError> {
+    for name in names(config)? {
+        let has_own = config.text(&name, "basalt_store_dir")?.is_some();
+        if !has_own && ceph::of_backend(config, &name)?.is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(ceph::of_backups(config)?.is_none() || !ceph::has_all_images(config)?)
+}
+
 /// One back-end for each name in `enabled_backends`.
 pub fn volume_backends(config: &Config, stores: &Stores) -> Result<Vec<Backend>, ConfigError> {
     names(config)?
@@ -157,16 +179,30 @@ fn place(config: &Config, name: &str, stores: &Stores) -> Result<Place, ConfigEr
         let option = "rbd_store_chunk_size";
         let object_mib: u64 = config.integer(name, option)?;
         let mut store = stores.cluster_store(&reach, (name, option), object_mib)?;
-        if config.boolean(name, "enable_deferred_deletion")? {
-            let delay_s = config.integer(name, "deferred_deletion_delay")?;
-            store = store.deferring_deletion(Duration::from_secs(delay_s));
+        if let Some(delay) = deferral(config, name)? {
+            store = store.deferring_deletion(delay);
         }
         let connection = rbd_connection(config, name, stores.cluster(&reach)?)?;
         return Ok((Arc::new(store), Some(connection)));
     }
     let own = stores.own(config, name)?;
-    let store = Arc::clone(own.map_or(&stores.node, |own| &own.store));
-    Ok((store, own.map(|own| nbd_connection(&own.nbd_socket))))
+    let store = match own {
+        Some(own) => &own.store,
+        None => stores.node((name, "volume_driver"))?,
+    };
+    Ok((
+        Arc::clone(store),
+        own.map(|own| nbd_connection(&own.nbd_socket)),
+    ))
+}
+
+/// How long a back-end's removed images stay in the trash; `None`: they do not go there.
+pub fn deferral(config: &Config, name: &str) -> Result<Option<Duration>, ConfigError> {
+    if !config.boolean(name, "enable_deferred_deletion")? {
+        return Ok(None);
+    }
+    let delay_s = config.integer(name, "deferred_deletion_delay")?;
+    Ok(Some(Duration::from_secs(delay_s)))
 }
 
 type Place = (Arc<dyn ImageStore>, Option<Connection>);
@@ -239,7 +275,7 @@ mod tests {
 
     fn stores() -> Stores {
         Stores {
-            node: store(),
+            node: Some(store()),
             own: [(
                 "second".into(),
                 OwnStore {
@@ -261,7 +297,8 @@ mod tests {
         assert_eq!(backends[0].name, expected.name);
         assert_eq!(backends[0].max_clone_depth, expected.max_clone_depth);
         assert_eq!(backends[0].over_subscription, expected.over_subscription);
-        assert_eq!(backends[0].store.fsid(), stores.node.fsid());
+        let node = stores.node.as_ref().unwrap();
+        assert_eq!(backends[0].store.fsid(), node.fsid());
         assert_eq!(
             backends[0].volume_backend_name,
             expected.volume_backend_name
@@ -302,12 +339,42 @@ mod tests {
         let [fast, slow] = &backends[..] else {
             panic!("two backends")
         };
-        assert_eq!(fast.store.fsid(), stores.node.fsid());
-        assert_ne!(slow.store.fsid(), stores.node.fsid());
+        let node = stores.node.as_ref().unwrap();
+        assert_eq!(fast.store.fsid(), node.fsid());
+        assert_ne!(slow.store.fsid(), node.fsid());
         assert_eq!(slow.over_subscription, OverSubscription::Auto);
         assert_eq!(slow.availability_zone.as_deref(), Some("cellar"));
         assert!(fast.goodness_function.is_some());
         assert!(fast.connection.is_none() && slow.connection.is_some());
+    }
+
+    #[test]
+    fn the_nodes_store_is_left_out_where_nothing_lies_in_it() {
+        let in_ceph = [
+            ("OS_DEFAULT__ENABLED_BACKENDS", "rbd"),
+            ("OS_RBD__VOLUME_DRIVER", ceph::RBD_DRIVER),
+            ("OS_DEFAULT__BACKUP_CEPH_CONF", "/etc/ceph/ceph.conf"),
+            (
+                "OS_GLANCE_STORE__RBD_STORE_CEPH_CONF",
+                "/etc/ceph/ceph.conf",
+            ),
+        ];
+        assert!(!use_node_store(&config(&in_ceph)).unwrap());
+        assert!(use_node_store(&config(&[])).unwrap());
+        for left_out in 0..in_ceph.len() {
+            let mut others = in_ceph.to_vec();
+            others.remove(left_out);
+            assert!(use_node_store(&config(&others)).unwrap(), "{left_out}");
+        }
+        let more = [
+            &in_ceph[..],
+            &[
+                ("OS_IMAGE_API__ENABLED_BACKENDS", "near:rbd,web:http"),
+                ("OS_NEAR__RBD_STORE_CEPH_CONF", "/etc/ceph/ceph.conf"),
+            ],
+        ];
+        assert!(!use_node_store(&config(&more.concat())).unwrap());
+        assert!(use_node_store(&config(&more.concat()[..5])).unwrap());
     }
 
     #[test]

@@ -86,6 +86,17 @@ pub fn all(config: &Config) -> Result<Vec<Reach>, ConfigError> {
     Ok(found)
 }
 
+/// Whether every image store lies in a cluster.
+pub fn has_all_images(config: &Config) -> Result<bool, ConfigError> {
+    let sections = image_sections(config)?;
+    for section in &sections {
+        if of_image_store(config, section)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(!sections.is_empty())
+}
+
 /// The sections of the image stores: one without an id, or those of `enabled_backends`.
 fn image_sections(config: &Config) -> Result<Vec<String>, ConfigError> {
     let items = config.list("image_api", "enabled_backends")?;

@@ -155,7 +155,7 @@ fn tls(config: &Config, section: &str, names: [&str; 4]) -> Result<Tls, ConfigEr
 pub fn backup_target(config: &Config, stores: &Stores) -> Result<BackupTarget, ConfigError> {
     let store: Arc<dyn ImageStore> = match ceph::of_backups(config)? {
         Some(reach) => Arc::new(stores.cluster(&reach)?.store.clone()),
-        None => Arc::clone(&stores.node),
+        None => Arc::clone(stores.node(("DEFAULT", "backup_ceph_conf"))?),
     };
     Ok(BackupTarget {
         store,
@@ -225,7 +225,7 @@ pub fn image_options(config: &Config) -> Result<image_service::Options, ConfigEr
 pub fn image_engines(config: &Config, stores: &Stores) -> Result<Engines, ConfigError> {
     let engine = |section: &str| -> Result<Arc<dyn ImageStore>, ConfigError> {
         let Some(reach) = ceph::of_image_store(config, section)? else {
-            return Ok(Arc::clone(&stores.node));
+            return stores.node((section, "rbd_store_ceph_conf")).cloned();
         };
         let option = "rbd_store_chunk_size";
         let object_mib: u64 = config.integer(section, option)?;

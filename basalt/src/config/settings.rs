@@ -129,7 +129,7 @@ fn server_options(config: &Config) -> Result<ServerOptions, ConfigError> {
 }
 
 /// A text option that must not be empty.
-pub(super) fn required(config: &Config, section: &str, name: &str) -> Result<String, ConfigError> {
+pub(crate) fn required(config: &Config, section: &str, name: &str) -> Result<String, ConfigError> {
     config
         .text(section, name)?
         .ok_or_else(|| ConfigError::option(section, name, "must not be empty"))

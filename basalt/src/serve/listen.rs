@@ -35,10 +35,15 @@ pub struct Sockets {
     pub nbd_address: Option<SocketAddr>,
 }
 
-/// Binds everything that the roles need.
+/// Binds everything that the roles need; for NBD only where the node has a store of its own.
 ///
 /// Errors: `Listen` with the address and the option that gave it.
-pub async fn bind(settings: &Settings, data_dir: &DataDir, roles: Roles) -> Result<Sockets> {
+pub async fn bind(
+    settings: &Settings,
+    data_dir: &DataDir,
+    roles: Roles,
+    with_nbd: bool,
+) -> Result<Sockets> {
     let volume = tcp(&settings.volume, roles.volume).await?;
     let image = tcp(&settings.image, roles.image).await?;
     let identity = tcp(&settings.identity, settings.auth == AuthStrategy::Dev).await?;
@@ -47,8 +52,11 @@ pub async fn bind(settings: &Settings, data_dir: &DataDir, roles: Roles) -> Resu
         .socket
         .clone()
         .unwrap_or_else(|| data_dir.join("nbd.sock"));
-    let mut nbd = vec![unix(&nbd_socket).await?];
-    if let Some(listen) = &settings.nbd.tcp {
+    let mut nbd = Vec::new();
+    if with_nbd {
+        nbd.push(unix(&nbd_socket).await?);
+    }
+    if let Some(listen) = settings.nbd.tcp.as_ref().filter(|_| with_nbd) {
         let listener = nbd::Listener::tcp(listen.address).await;
         nbd.push(listener.map_err(|error| failed(listen, &error))?);
     }

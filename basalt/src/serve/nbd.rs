@@ -14,7 +14,8 @@ use crate::error::Result;
 
 /// Everything that can fail about the exports, done.
 pub struct Exports {
-    store: Arc<dyn ImageStore>,
+    /// The node's.
+    store: Option<Arc<dyn ImageStore>>,
     unix: Options,
     tcp: Options,
 }
@@ -47,7 +48,7 @@ impl Exports {
             }
         };
         Ok(Exports {
-            store: Arc::clone(&node.stores.node),
+            store: node.stores.node.clone(),
             unix: options(settings.unix_is_open),
             tcp: Options {
                 tls: tls.transpose()?,
@@ -63,9 +64,10 @@ impl Exports {
         own_stores: Vec<(Listener, Arc<dyn ImageStore>)>,
         stop: &CancellationToken,
     ) -> Vec<JoinHandle<()>> {
+        let store = self.store.clone();
         let node = listeners
             .into_iter()
-            .map(|listener| (listener, Arc::clone(&self.store)));
+            .filter_map(|listener| Some((listener, store.clone()?)));
         let serve = |(listener, store): (Listener, Arc<dyn ImageStore>)| {
             let is_tcp = listener.tcp_address().is_some();
             let options = if is_tcp { &self.tcp } else { &self.unix };

@@ -41,8 +41,10 @@ pub fn ready_text(settings: &Settings, sockets: &Sockets, data_dir: &Path) -> St
         }
         None => {}
     }
-    let socket = sockets.nbd_socket.display();
-    line("NBD", format!("nbd+unix:///volume-ID?socket={socket}"));
+    if !sockets.nbd.is_empty() {
+        let socket = sockets.nbd_socket.display();
+        line("NBD", format!("nbd+unix:///volume-ID?socket={socket}"));
+    }
     if let Some(address) = sockets.nbd_address {
         let scheme = if settings.nbd.tls.is_some() {
             "nbds"

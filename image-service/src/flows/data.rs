@@ -13,13 +13,24 @@ use crate::stores::Pool;
 
 /// Makes the image's data final: the snapshot that readers and clones use.
 pub async fn protect(pool: &Pool, name: impl Display + Send) -> Result<(), TaskError> {
-    let snapshot = pool.snapshot(name);
-    match pool.engine.create_snapshot(&snapshot).await {
-        // An earlier run made it.
-        Ok(()) | Err(storage::Error::Exists(_)) => {}
-        Err(error) => return Err(store_error(error)),
+    ensure_protected(pool, &pool.snapshot(name)).await
+}
+
+/// A protected snapshot of now. One of an earlier run is taken anew where a crash may have left a
+/// part of one; protecting comes last, so what is protected is whole.
+pub async fn ensure_protected(pool: &Pool, snapshot: &SnapshotSpec) -> Result<(), TaskError> {
+    let engine = pool.engine.as_ref();
+    match engine.create_snapshot(snapshot).await {
+        Err(storage::Error::Exists(_)) if is_protected(pool, snapshot).await? => return Ok(()),
+        Err(storage::Error::Exists(_)) if engine.makes_images_atomically() => {}
+        Err(storage::Error::Exists(_)) => {
+            gone_is_done(engine.remove_snapshot(snapshot).await)?;
+            let taken = engine.create_snapshot(snapshot).await;
+            taken.map_err(store_error)?;
+        }
+        other => other.map_err(store_error)?,
     }
-    let protected = pool.engine.protect_snapshot(&snapshot).await;
+    let protected = engine.protect_snapshot(snapshot).await;
     protected.map_err(store_error)
 }
 
@@ -37,10 +48,10 @@ pub async fn place(
     to: &Pool,
     id: Uuid,
 ) -> Result<(), TaskError> {
-    if is_placed(to, id).await? {
+    let snapshot = to.snapshot(id);
+    if is_protected(to, &snapshot).await? {
         return Ok(());
     }
-    let snapshot = to.snapshot(id);
     unprotect(to, id).await?;
     gone_is_done(to.engine.remove(&snapshot.image).await)?;
     if from.engine.fsid() == to.engine.fsid() {
@@ -71,8 +82,7 @@ async fn copy(
 }
 
 /// Whether an earlier run has finished: the snapshot is protected last.
-async fn is_placed(pool: &Pool, id: Uuid) -> Result<bool, TaskError> {
-    let snapshot = pool.snapshot(id);
+async fn is_protected(pool: &Pool, snapshot: &SnapshotSpec) -> Result<bool, TaskError> {
     match pool.engine.info(&snapshot.image).await {
         Ok(info) => {
             let mut found = info.snapshots.iter();

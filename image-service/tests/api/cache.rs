@@ -170,7 +170,7 @@ async fn without_a_folder_there_is_no_cache() {
     let world = World::new().await;
     world.get(ADMIN, "/v2/cache").await.expect(404);
     world.get(ALICE, "/v2/cache").await.expect(403);
-    world.get(ALICE, "/v2.14/images").await.expect(404);
+    world.get(ALICE, "/v2.14/images").await.expect(300);
 }
 
 /// The copy is of the data that the image had before.

@@ -136,10 +136,11 @@ async fn ranges_of_a_download() {
         );
         assert_eq!(answer.header("content-length"), (end - start).to_string());
     }
-    for range in ["bytes=250000-", "bytes=2-1", "bytes=x", "bytes=0-1,5-6"] {
+    for range in ["bytes=250000-", "bytes=2-1", "bytes=x"] {
         let answer = ranged(range).await.expect(416);
         assert_eq!(answer.header("content-range"), "bytes */250000");
     }
+    ranged("bytes=0-1,5-6").await.expect(400);
 }
 
 #[tokio::test]

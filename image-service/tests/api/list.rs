@@ -67,7 +67,7 @@ async fn filters() {
         ("?min_ram=4", &["d:d"]),
         ("?size_min=1", &[]),
         ("?protected=true", &["e"]),
-        ("?owner=alice&protected=False", &["a", "b", "c,c", "d:d"]),
+        ("?owner=alice&protected=false", &["a", "b", "c,c", "d:d"]),
         ("?owner=bob", &[]),
         (
             "?created_at=gt:2001-01-01T00:00:00Z",

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::blocking::{Blocking, Overdue};
 use super::failure::{failure, needs_reconnect};
@@ -23,11 +23,15 @@ pub(super) struct Client {
     /// Flattening at once.
     pub(super) flattening: Semaphore,
     current: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    /// Of the last connection.
+    pub(super) addresses: watch::Sender<String>,
     closed: AtomicBool,
 }
 
 pub(super) struct Connection {
     pub(super) cluster: Arc<Cluster>,
+    /// By which the cluster knows this client.
+    pub(super) addresses: String,
     pub(super) images: OpenImages,
     /// Features of new images: the cluster's defaults, as Cinder takes them.
     pub(super) features: u64,
@@ -49,6 +53,7 @@ impl Client {
         let fsid = fsid.await.map_err(|_| overdue("the cluster"))?;
         let fsid = fsid.map_err(|error| failure("the cluster", error))?;
         let client = Arc::new(Client {
+            addresses: watch::Sender::new(connection.addresses.clone()),
             flattening: Semaphore::new(options.concurrent_flattens.max(1)),
             current: tokio::sync::Mutex::new(Some(connection)),
             closed: AtomicBool::new(false),
@@ -73,6 +78,7 @@ impl Client {
         }
         tracing::warn!("connecting to the Ceph cluster again");
         let connection = connect(&self.options, &self.blocking).await?;
+        self.addresses.send_replace(connection.addresses.clone());
         let lost = current.replace(Arc::clone(&connection));
         // Shutting a client down blocks.
         self.blocking.detach(move || drop(lost));
@@ -175,10 +181,14 @@ async fn connect(options: &CephOptions, blocking: &Blocking) -> Result<Arc<Conne
             conf: conf.as_deref(),
             options: &owned.client_options(),
         })?;
+        let addresses = cluster
+            .addresses()
+            .map_err(|error| format!("the client's addresses: {error}"))?;
         let features = features::of_new_images(cluster.option("rbd_default_features").ok());
         Ok(Arc::new(Connection {
             images: OpenImages::new(pool, owned.idle),
             cluster,
+            addresses,
             features,
             pools: Mutex::default(),
             lost: AtomicBool::new(false),

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use super::CephStore;
 use super::features::FAST_DIFF;
-use super::native::{Errno, Image, Piece, Pool, Range};
+use super::images::parent_spec;
+use super::native::{Errno, Image, Piece, Pool, Range, USER_NAMESPACE};
+use crate::embedded::Usage;
 use crate::store::ExtentList;
-use crate::{Change, Error, Extent, ExtentKind, ImageSpec, Result};
+use crate::{Change, Error, Extent, ExtentKind, ImageSpec, ImageStore, Result};
 
 /// Whole objects looked at before their insides are.
 const OBJECTS_AHEAD: usize = 4096;
@@ -70,24 +72,71 @@ impl CephStore {
     pub(super) async fn bytes_of_head(&self, image: &ImageSpec) -> Result<u64> {
         let (connection, pool) = self.pool(&image.pool).await?;
         let name = image.image.clone();
-        let count = move || {
-            let image = pool.open(&name, None, true)?;
-            let whole = Range {
-                from: None,
-                offset: 0,
-                length: image.size()?,
-                whole_objects: true,
-            };
-            let mut bytes = 0;
-            image.difference(whole, |piece| {
-                bytes += if piece.exists { piece.length } else { 0 };
-                true
-            })?;
-            Ok(bytes)
-        };
+        let count = move || bytes_of_objects(&pool.open(&name, None, true)?, None, true);
         let what = format!("image {image}");
         self.client.long_call(&connection, what, count).await
     }
+
+    /// The heads and snapshots of a pool's images, by name, snapshots before their head, the
+    /// oldest first. A snapshot's own objects are those that changed since the one before it.
+    pub async fn usage(&self, pool: &str) -> Result<Vec<Usage>> {
+        let mut all = Vec::new();
+        for name in self.images(pool).await? {
+            let image = ImageSpec::new(pool, name);
+            let (connection, opened) = self.pool(pool).await?;
+            let (what, counted) = (format!("image {image}"), image.clone());
+            let count = move || usage_of_image(&opened, &counted);
+            match self.client.long_call(&connection, what, count).await {
+                Ok(found) => all.extend(found),
+                // Gone since the names were read, or going.
+                Err(Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Blocks.
+fn usage_of_image(pool: &Arc<Pool>, image: &ImageSpec) -> Result<Vec<Usage>, Errno> {
+    let head = pool.open(&image.image, None, true)?;
+    let snapshots = head.snapshots()?.into_iter();
+    let names = snapshots
+        .filter(|one| one.namespace == USER_NAMESPACE)
+        .map(|one| Some(one.name));
+    let parent = head.parent()?.map(parent_spec);
+    let mut before: Option<String> = None;
+    let mut all = Vec::new();
+    for snapshot in names.chain([None]) {
+        let opened = pool.open(&image.image, snapshot.as_deref(), true)?;
+        all.push(Usage {
+            image: image.clone(),
+            snapshot: snapshot.clone(),
+            size_bytes: opened.size()?,
+            used_bytes: bytes_of_objects(&opened, None, true)?,
+            exclusive_bytes: bytes_of_objects(&opened, before.as_deref(), false)?,
+            parent: parent.clone().filter(|_| snapshot.is_none()),
+        });
+        before = snapshot;
+    }
+    Ok(all)
+}
+
+/// Blocks. Bytes of the objects that are there, or have changed since an older snapshot.
+fn bytes_of_objects(image: &Image, from: Option<&str>, with_parent: bool) -> Result<u64, Errno> {
+    let whole = Range {
+        from,
+        offset: 0,
+        length: image.size()?,
+        whole_objects: true,
+        with_parent,
+    };
+    let mut bytes = 0;
+    image.difference(whole, |piece| {
+        bytes += if piece.exists { piece.length } else { 0 };
+        true
+    })?;
+    Ok(bytes)
 }
 
 /// Blocks. The difference from `from`, or from the empty image, to what is open.
@@ -107,6 +156,7 @@ fn changed(
         offset,
         length: size.saturating_sub(offset),
         whole_objects,
+        with_parent: true,
     };
     if start >= size {
         return Ok(Vec::new());

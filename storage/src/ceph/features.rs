@@ -1,16 +1,22 @@
 //! Image features by number and name (`rbd/features.h`).
 
 pub(super) const LAYERING: u64 = 1;
+const EXCLUSIVE_LOCK: u64 = 1 << 2;
+pub(super) const OBJECT_MAP: u64 = 1 << 3;
 pub(super) const FAST_DIFF: u64 = 1 << 4;
+const JOURNALING: u64 = 1 << 6;
+
+/// What clients that write to the same image at once would hinder each other with.
+pub(super) const OF_ONE_WRITER: u64 = EXCLUSIVE_LOCK | OBJECT_MAP | FAST_DIFF | JOURNALING;
 
 const NAMES: [(&str, u64); 8] = [
     ("layering", LAYERING),
     ("striping", 1 << 1),
-    ("exclusive-lock", 1 << 2),
-    ("object-map", 1 << 3),
+    ("exclusive-lock", EXCLUSIVE_LOCK),
+    ("object-map", OBJECT_MAP),
     ("fast-diff", FAST_DIFF),
     ("deep-flatten", 1 << 5),
-    ("journaling", 1 << 6),
+    ("journaling", JOURNALING),
     ("data-pool", 1 << 7),
 ];
 

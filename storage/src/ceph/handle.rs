@@ -152,6 +152,7 @@ impl ImageHandle for CephHandle {
                 offset,
                 length,
                 whole_objects: false,
+                with_parent: true,
             };
             collect(open.image()?, range, limit)
         };

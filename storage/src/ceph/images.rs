@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::CephStore;
 use super::connection::Connection;
 use super::native::{Errno, Image, Link, Pool, USER_NAMESPACE};
 use super::open_images::OpenImage;
+use super::{CephStore, features};
 use crate::{Error, ImageInfo, ImageSpec, Result, SnapshotInfo, SnapshotSpec};
 
 impl CephStore {
@@ -145,7 +145,7 @@ impl CephStore {
         let what = format!("image {image}");
         let renamed = self
             .client
-            .call(&connection, what, move || pool.rename(&old, &new))
+            .call(&connection, what, move || rename(&pool, &old, &new))
             .await;
         match renamed {
             Err(Error::Exists(_)) => Err(Error::Exists(format!("image {}/{name}", image.pool))),
@@ -187,6 +187,33 @@ impl CephStore {
         self.client.call(&connection, what, clone).await
     }
 
+    /// Whether clients write to it at the same time: then it does without an exclusive lock and
+    /// what needs one.
+    pub(super) async fn share_image(&self, image: &ImageSpec, shared: bool) -> Result<()> {
+        let (connection, _) = self.pool(&image.pool).await?;
+        let of_one_writer = connection.features & features::OF_ONE_WRITER;
+        let change = move |image: &Image| {
+            let present = image.features()? & features::OF_ONE_WRITER;
+            if shared {
+                return match present {
+                    0 => Ok(()),
+                    present => image.update_features(present, false),
+                };
+            }
+            let missing = of_one_writer & !present;
+            if missing == 0 {
+                return Ok(());
+            }
+            image.update_features(missing, true)?;
+            if missing & features::OBJECT_MAP == 0 {
+                return Ok(());
+            }
+            image.rebuild_object_map()
+        };
+        self.long_on_head(image, format!("image {image}"), change)
+            .await
+    }
+
     pub(super) async fn flatten_image(&self, image: &ImageSpec) -> Result<()> {
         if self.peek(image, |image| image.parent()).await?.is_none() {
             return Ok(());
@@ -200,6 +227,21 @@ impl CephStore {
         };
         self.long_on_head(image, format!("image {image}"), flatten)
             .await
+    }
+}
+
+/// Blocks. A rename writes the new name, turns the directory's entry, and removes the old name;
+/// one that a crash has ended in between is finished.
+fn rename(pool: &Pool, old: &str, new: &str) -> Result<(), Errno> {
+    match pool.rename(old, new) {
+        Err(Errno::EXIST) if pool.is_same_image(old, new)? => {
+            if pool.images()?.iter().any(|listed| listed == new) {
+                return pool.remove_name(old);
+            }
+            pool.remove_name(new)?;
+            pool.rename(old, new)
+        }
+        other => other,
     }
 }
 

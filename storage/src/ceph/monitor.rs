@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
+use tokio::sync::watch;
 
 use super::CephStore;
 use super::connection::Connection;
@@ -75,12 +76,10 @@ impl CephStore {
         Ok(capacity(&stats, quota.quota_max_bytes))
     }
 
-    /// The addresses by which the cluster knows this client, for [`CephStore::fence`].
-    pub async fn client_addresses(&self) -> Result<String> {
-        let connection = self.client.connection().await?;
-        let cluster = Arc::clone(&connection.cluster);
-        let addresses = move || cluster.addresses();
-        self.client.call(&connection, "the client", addresses).await
+    /// The addresses by which the cluster knows this client, for [`CephStore::fence`]. They change
+    /// with each new connection.
+    pub fn client_addresses(&self) -> watch::Receiver<String> {
+        self.client.addresses.subscribe()
     }
 
     /// Ends what the cluster still holds for a client that is known to be dead, by its addresses:

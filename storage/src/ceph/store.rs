@@ -97,9 +97,19 @@ impl ImageStore for CephStore {
         false
     }
 
-    /// Name, header, parent and the parent's list of children are objects of their own.
+    /// Name, header, parent and the parent's list of children are objects of their own, and so is
+    /// a snapshot's object map, without which it cannot be cloned.
     fn makes_images_atomically(&self) -> bool {
         false
+    }
+
+    /// librbd reads the limits from the image's metadata when it opens it.
+    fn limits_rates(&self) -> bool {
+        true
+    }
+
+    async fn share_writes(&self, image: &ImageSpec, shared: bool) -> Result<()> {
+        self.share_image(image, shared).await
     }
 
     async fn capacity(&self, pool: &str) -> Result<Capacity> {

@@ -4,7 +4,7 @@
 //! the backup pool, named after the full one; each backup is one snapshot of the base. The
 //! snapshot of the same name on the volume's own image is what the next incremental starts from.
 
-mod chain;
+pub(crate) mod chain;
 mod metadata;
 pub mod record;
 

@@ -262,6 +262,13 @@ pub async fn count_by_host<'a>(from: impl Into<Source<'a>>) -> Result<HashMap<St
         .collect()
 }
 
+/// The live volumes on `host` (`host@backend#pool`).
+pub async fn of_host<'a>(from: impl Into<Source<'a>>, host: &str) -> Result<Vec<Volume>> {
+    let sql = format!("SELECT {COLUMNS} FROM volumes WHERE host = ? AND deleted_at IS NULL");
+    let rows = from.into().fetch_all(&sql, params![host]).await?;
+    rows.iter().map(Volume::from_row).collect()
+}
+
 /// The sum of the sizes of live volumes on `host` (`host@backend#pool`), in GiB.
 pub async fn allocated_gib<'a>(from: impl Into<Source<'a>>, host: &str) -> Result<u64> {
     let sql = "SELECT COALESCE(SUM(size_gib), 0) AS total FROM volumes WHERE host = ? AND deleted_at IS NULL";

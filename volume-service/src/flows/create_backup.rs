@@ -130,6 +130,14 @@ impl Task<CreateBackup> for CopyChanges {
         let source = source(run).await?;
         let (store, base) = base(run, plan);
         let snapshot = base.at(&plan.snapshot);
+        // The snapshot is the last step: with it, an attempt before a crash was complete, where the
+        // store takes snapshots at once.
+        if has_snapshot(store, &snapshot).await? {
+            if store.makes_images_atomically() {
+                return Ok(());
+            }
+            remove_snapshot(store, &snapshot).await?;
+        }
         match &plan.parent {
             None => {
                 store.ensure_pool(&base.pool).await.map_err(store_failure)?;
@@ -137,8 +145,6 @@ impl Task<CreateBackup> for CopyChanges {
                 let size_bytes = opened.map_err(store_failure)?.size_bytes();
                 ensure_image(store, &base, size_bytes).await?;
             }
-            // The snapshot is the last step: with it, an attempt before a crash was complete.
-            Some(_) if has_snapshot(store, &snapshot).await? => return Ok(()),
             Some(parent) => return_to(store, &base.at(&parent.base)).await?,
         }
         let from = plan.parent.as_ref().map(|parent| parent.source.as_str());
@@ -188,12 +194,15 @@ async fn return_to(store: &dyn ImageStore, snapshot: &SnapshotSpec) -> Result<()
     store.roll_back(snapshot).await.map_err(store_failure)
 }
 
+/// False also where there is no image yet: a full backup makes its base first.
 async fn has_snapshot(store: &dyn ImageStore, snapshot: &SnapshotSpec) -> Result<bool, TaskError> {
-    let info = store.info(&snapshot.image).await.map_err(store_failure)?;
-    Ok(info
-        .snapshots
-        .iter()
-        .any(|known| known.name == snapshot.snapshot))
+    let info = match store.info(&snapshot.image).await {
+        Ok(info) => info,
+        Err(storage::Error::NotFound(_)) => return Ok(false),
+        Err(error) => return Err(store_failure(error)),
+    };
+    let mut snapshots = info.snapshots.iter();
+    Ok(snapshots.any(|known| known.name == snapshot.snapshot))
 }
 
 /// What the volume is beside its bytes, in the object `backup.<id>.meta`.
@@ -394,30 +403,34 @@ mod tests {
 
     #[tokio::test]
     async fn full_backups() {
-        exhaust::<CreateBackup, _>(async || {
-            let world = World::new().await;
-            let volume_id = world.filled_volume(2).await;
-            case(world, volume_id, None, None).await
-        })
-        .await;
+        for in_steps in [false, true] {
+            exhaust::<CreateBackup, _>(async || {
+                let world = World::making(in_steps).await;
+                let volume_id = world.filled_volume(2).await;
+                case(world, volume_id, None, None).await
+            })
+            .await;
+        }
     }
 
     #[tokio::test]
     async fn incremental_backups() {
-        exhaust::<CreateBackup, _>(async || {
-            let world = World::new().await;
-            let volume_id = world.filled_volume(2).await;
-            let full = world.backup(volume_id, None).await;
-            world.write(volume_id, 4096, pattern(9, 12_288)).await;
-            let handle = world
-                .store
-                .open(&volume_image(volume_id), None)
-                .await
-                .unwrap();
-            handle.discard((1 << 30) - 4096, 4096).await.unwrap();
-            case(world, volume_id, Some(full), Some(full)).await
-        })
-        .await;
+        for in_steps in [false, true] {
+            exhaust::<CreateBackup, _>(async || {
+                let world = World::making(in_steps).await;
+                let volume_id = world.filled_volume(2).await;
+                let full = world.backup(volume_id, None).await;
+                world.write(volume_id, 4096, pattern(9, 12_288)).await;
+                let handle = world
+                    .store
+                    .open(&volume_image(volume_id), None)
+                    .await
+                    .unwrap();
+                handle.discard((1 << 30) - 4096, 4096).await.unwrap();
+                case(world, volume_id, Some(full), Some(full)).await
+            })
+            .await;
+        }
     }
 
     async fn base_disk(world: &World, volume_id: Uuid, first: Uuid, backup_id: Uuid) -> Disk {

@@ -11,6 +11,7 @@ use super::create_from_snapshot::wrong_source;
 use super::create_volume::{CreateVolume, VolumeSource, failed, place, remove_volume_image};
 use super::encrypted;
 use super::image_disk::{ImageDisk, check_formats, check_room, is_raw};
+use super::image_setup::set_up_new;
 use super::image_source::{Spool, image_failure, parse_location};
 use super::outcome::settle;
 use super::steps::{
@@ -61,6 +62,7 @@ impl Task<CreateVolume> for CloneImage {
             gib_to_bytes(run.params.size_gib),
         )
         .await?;
+        set_up_new(run, &target).await?;
         Ok(Cloned {
             cloned: true,
             location,
@@ -120,6 +122,7 @@ impl Task<CreateVolume> for CopyImage {
             gib_to_bytes(run.params.size_gib),
         )
         .await?;
+        set_up_new(run, &target).await?;
         let disk = ImageDisk {
             client: &run.ctx.images,
             image,

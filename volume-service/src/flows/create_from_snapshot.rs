@@ -5,6 +5,7 @@ use database::Tx;
 use taskflow::{Retry, Run, Task, TaskError};
 
 use super::create_volume::{CreateVolume, VolumeSource, failed, place, remove_volume_image};
+use super::image_setup::set_up_new;
 use super::steps::{STORE_RETRY, ensure_clone, ensure_size, gib_to_bytes, store_failure};
 use crate::manager::{Placement, snapshot_name};
 
@@ -46,7 +47,8 @@ impl Task<CreateVolume> for CloneSnapshot {
             &target.image,
             gib_to_bytes(run.params.size_gib),
         )
-        .await
+        .await?;
+        set_up_new(run, &target).await
     }
 
     async fn revert(&self, run: &Run<CreateVolume>, _: Option<&()>) -> Result<(), TaskError> {

@@ -7,6 +7,7 @@ use taskflow::{Retry, Run, Task, TaskError};
 
 use super::create_from_snapshot::{check_same_store, wrong_source};
 use super::create_volume::{CreateVolume, VolumeSource, failed, place, remove_volume_image};
+use super::image_setup::set_up_new;
 use super::steps::{
     STORE_RETRY, ensure_clone, ensure_protected_snapshot, ensure_size, gib_to_bytes,
     remove_snapshot, store_failure,
@@ -14,7 +15,7 @@ use super::steps::{
 use crate::manager::Placement;
 
 /// Marks the snapshots that a volume was cloned through.
-pub(super) const CLONE_SUFFIX: &str = ".clone_snap";
+pub(crate) const CLONE_SUFFIX: &str = ".clone_snap";
 /// A chain of clones never gets this long; a walk along it ends here.
 const DEPTH_LIMIT: u32 = 10_000;
 
@@ -95,7 +96,8 @@ impl Task<CreateVolume> for CloneSource {
             &target.image,
             gib_to_bytes(run.params.size_gib),
         )
-        .await
+        .await?;
+        set_up_new(run, &target).await
     }
 
     async fn revert(&self, run: &Run<CreateVolume>, _: Option<&()>) -> Result<(), TaskError> {

@@ -152,34 +152,36 @@ mod tests {
 
     #[tokio::test]
     async fn snapshots_are_there_and_protected_or_not_there() {
-        exhaust::<CreateSnapshot, _>(async || {
-            let world = World::new().await;
-            let volume_id = world.filled_volume(2).await;
-            let snapshot_id = world.snapshot_row(volume_id).await;
-            let before = world.inventory().await;
-            let mut after = before.clone();
-            let image = after.images.get_mut(&image_key(volume_id)).unwrap();
-            image
-                .snapshots
-                .insert(snapshot_key(snapshot_id), (image.head.clone(), true));
-            let params = CreateSnapshotParams {
-                snapshot_id,
-                volume_id,
-            };
-            let flow =
-                CreateSnapshot::new_flow(&params, &volume_queue(HOST), &requester()).unwrap();
-            let rows = |status| vec![("snapshots", snapshot_id, Some(status))];
-            let done = Expected {
-                store: after,
-                rows: rows(status::AVAILABLE),
-            };
-            let reverted = Expected {
-                store: before,
-                rows: rows(status::ERROR),
-            };
-            world.case(flow, done, reverted).await
-        })
-        .await;
+        for in_steps in [false, true] {
+            exhaust::<CreateSnapshot, _>(async || {
+                let world = World::making(in_steps).await;
+                let volume_id = world.filled_volume(2).await;
+                let snapshot_id = world.snapshot_row(volume_id).await;
+                let before = world.inventory().await;
+                let mut after = before.clone();
+                let image = after.images.get_mut(&image_key(volume_id)).unwrap();
+                image
+                    .snapshots
+                    .insert(snapshot_key(snapshot_id), (image.head.clone(), true));
+                let params = CreateSnapshotParams {
+                    snapshot_id,
+                    volume_id,
+                };
+                let flow =
+                    CreateSnapshot::new_flow(&params, &volume_queue(HOST), &requester()).unwrap();
+                let rows = |status| vec![("snapshots", snapshot_id, Some(status))];
+                let done = Expected {
+                    store: after,
+                    rows: rows(status::AVAILABLE),
+                };
+                let reverted = Expected {
+                    store: before,
+                    rows: rows(status::ERROR),
+                };
+                world.case(flow, done, reverted).await
+            })
+            .await;
+        }
     }
 
     #[tokio::test]

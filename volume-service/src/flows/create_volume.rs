@@ -12,6 +12,7 @@ use super::create_from_image::{CloneImage, CopyImage};
 use super::create_from_snapshot::{CloneSnapshot, OTHER_STORE};
 use super::create_from_volume::{CloneSource, LimitDepth, SnapshotSource};
 use super::image_disk::{IMAGE_TOO_BIG, IMAGE_UNACCEPTABLE};
+use super::image_setup::set_up_new;
 use super::outcome::{end_download, tell, warn_if_reset};
 use super::steps::{
     OUT_OF_SPACE, STORE_RETRY, ensure_image, gib_to_bytes, remove_image, store_failure,
@@ -151,7 +152,7 @@ impl Task<CreateVolume> for CreateImage {
             let disk = encrypted::format(run.ctx.as_ref(), &place, encryption).await?;
             disk.flush().await.map_err(store_failure)?;
         }
-        Ok(())
+        set_up_new(run, &place).await
     }
 
     async fn revert(&self, run: &Run<CreateVolume>, _: Option<&()>) -> Result<(), TaskError> {
@@ -509,54 +510,58 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn from_a_snapshot() {
-        exhaust::<CreateVolume, _>(async || {
-            let world = World::new().await;
-            let volume_id = world.filled_volume(3).await;
-            let snapshot_id = world.snapshot(volume_id).await;
-            let head = world.head(volume_id).await;
-            world.write(volume_id, 0, pattern(9, 4096)).await;
-            let parent = format!("{}@{}", image_key(volume_id), snapshot_key(snapshot_id));
-            case(
-                world,
-                VolumeSource::Snapshot {
-                    snapshot_id,
-                    volume_id,
-                },
-                head,
-                Some(parent),
-            )
-            .await
-        })
-        .await;
+        for in_steps in [false, true] {
+            exhaust::<CreateVolume, _>(async || {
+                let world = World::making(in_steps).await;
+                let volume_id = world.filled_volume(3).await;
+                let snapshot_id = world.snapshot(volume_id).await;
+                let head = world.head(volume_id).await;
+                world.write(volume_id, 0, pattern(9, 4096)).await;
+                let parent = format!("{}@{}", image_key(volume_id), snapshot_key(snapshot_id));
+                case(
+                    world,
+                    VolumeSource::Snapshot {
+                        snapshot_id,
+                        volume_id,
+                    },
+                    head,
+                    Some(parent),
+                )
+                .await
+            })
+            .await;
+        }
     }
 
     #[tokio::test]
     async fn from_a_volume() {
-        exhaust::<CreateVolume, _>(async || {
-            let world = World::new().await;
-            let volume_id = world.filled_volume(5).await;
-            let head = world.head(volume_id).await;
-            let mut case = case(
-                world,
-                VolumeSource::Volume { volume_id },
-                head.clone(),
-                None,
-            )
+        for in_steps in [false, true] {
+            exhaust::<CreateVolume, _>(async || {
+                let world = World::making(in_steps).await;
+                let volume_id = world.filled_volume(5).await;
+                let head = world.head(volume_id).await;
+                let mut case = case(
+                    world,
+                    VolumeSource::Volume { volume_id },
+                    head.clone(),
+                    None,
+                )
+                .await;
+                let (_, id, _) = case.done.rows[0];
+                let snapshot = format!("{}.clone_snap", volume_image(id).image);
+                let source = case
+                    .done
+                    .store
+                    .images
+                    .get_mut(&image_key(volume_id))
+                    .unwrap();
+                source.snapshots.insert(snapshot.clone(), (head, true));
+                let made = case.done.store.images.get_mut(&image_key(id)).unwrap();
+                made.parent = Some(format!("{}@{snapshot}", image_key(volume_id)));
+                case
+            })
             .await;
-            let (_, id, _) = case.done.rows[0];
-            let snapshot = format!("{}.clone_snap", volume_image(id).image);
-            let source = case
-                .done
-                .store
-                .images
-                .get_mut(&image_key(volume_id))
-                .unwrap();
-            source.snapshots.insert(snapshot.clone(), (head, true));
-            let made = case.done.store.images.get_mut(&image_key(id)).unwrap();
-            made.parent = Some(format!("{}@{snapshot}", image_key(volume_id)));
-            case
-        })
-        .await;
+        }
     }
 
     #[tokio::test]

@@ -36,6 +36,7 @@ pub mod extend_volume;
 #[cfg(test)]
 mod fake_images;
 mod image_disk;
+mod image_setup;
 mod image_source;
 pub mod manage_snapshot;
 pub mod manage_volume;
@@ -48,10 +49,11 @@ pub(crate) mod removal;
 pub mod restore_backup;
 pub mod retype_volume;
 pub mod revert_volume;
-mod steps;
+pub(crate) mod steps;
 #[cfg(test)]
 mod story;
 pub(crate) mod swap;
+pub(crate) mod sweep;
 mod tell_servers;
 #[cfg(test)]
 pub(crate) mod testbed;
@@ -64,6 +66,8 @@ use uuid::Uuid;
 use crate::manager::Manager;
 
 pub use complete_migration::{CompleteMigration, CompleteMigrationParams};
+pub(crate) use create_from_volume::CLONE_SUFFIX;
+
 pub use create_backup::{CreateBackup, CreateBackupParams};
 pub use create_group::{CreateGroup, CreateGroupParams};
 pub use create_group_snapshot::{CreateGroupSnapshot, CreateGroupSnapshotParams, Member};

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::create_from_volume::clone_snapshot;
 use super::create_volume::Encryption;
+use super::image_setup::Setup;
 use super::recrypt;
 use super::removal::{release_parent, remove_or_keep, remove_snapshots};
 use super::steps::{
@@ -319,7 +320,7 @@ impl<F: Relocation> Task<F> for MoveData {
         let (old, new) = route.places(&run.ctx, F::volume_id(&run.params))?;
         let snapshot = migration_snapshot(&old.image);
         match route.means {
-            Means::Nothing => return Ok(()),
+            Means::Nothing => {}
             Means::Clone => {
                 ensure_clone(new.store(), &snapshot, &new.image).await?;
                 new.store()
@@ -337,17 +338,45 @@ impl<F: Relocation> Task<F> for MoveData {
                 swap::make_image(&run.ctx, &old, &new, recryption.to).await?;
             }
         }
-        copy_metadata(&old, &new).await
+        if route.means != Means::Nothing {
+            copy_metadata(&old, &new).await?;
+        }
+        set_up(run, &new, route.means, F::new_type(&run.params)).await
     }
 
     async fn revert(&self, run: &Run<F>, _: Option<&()>) -> Result<(), TaskError> {
         let route: &Route = run.output::<PlanRoute>()?;
-        if route.means == Means::Nothing || swap::is_kept(&run.ctx, route.target_id()).await? {
+        let (_, new) = route.places(&run.ctx, F::volume_id(&run.params))?;
+        if route.means == Means::Nothing {
+            return set_up(run, &new, Means::Nothing, None).await;
+        }
+        if swap::is_kept(&run.ctx, route.target_id()).await? {
             return Ok(());
         }
-        let (_, new) = route.places(&run.ctx, F::volume_id(&run.params))?;
         remove_image(new.store(), &new.image).await
     }
+}
+
+/// Sets the image up for its type: another one, or the row's.
+async fn set_up<F: Relocation>(
+    run: &Run<F>,
+    place: &Placement<'_>,
+    means: Means,
+    new_type: Option<(Uuid, bool)>,
+) -> Result<(), TaskError> {
+    let volume = run.ctx.volume(F::volume_id(&run.params)).await?;
+    let own = (volume.volume_type_id, volume.multiattach);
+    let (store, image) = (place.store(), &place.image);
+    let (type_id, multiattach) = new_type.unwrap_or(own);
+    let may_differ = match means {
+        // What an earlier run has changed is changed again.
+        Means::Nothing => F::new_type(&run.params).is_some_and(|(_, of_new)| of_new != own.1),
+        // Images are made for one client.
+        Means::Clone | Means::Copy | Means::Recrypt | Means::Swap => multiattach,
+    };
+    let wanted = Setup::of_type(&run.ctx, store, type_id, multiattach).await?;
+    let before = Setup::of_image(store, image, multiattach != may_differ).await?;
+    wanted.apply(store, image, &before).await
 }
 
 async fn copy<F: Relocation>(

@@ -38,10 +38,6 @@ fn unless(result: storage::Result<()>, fine: impl Fn(&Error) -> bool) -> Result<
     }
 }
 
-fn exists(error: &Error) -> bool {
-    matches!(error, Error::Exists(_))
-}
-
 fn missing(error: &Error) -> bool {
     matches!(error, Error::NotFound(_))
 }
@@ -116,22 +112,53 @@ pub(crate) async fn ensure_clone(
     Ok(())
 }
 
+/// A snapshot of now. One of an earlier run of the task is taken anew where a crash may have left
+/// a part of one: nothing hangs on it yet.
 pub(crate) async fn ensure_snapshot(
     store: &dyn ImageStore,
     snapshot: &SnapshotSpec,
 ) -> Result<(), TaskError> {
-    unless(store.create_snapshot(snapshot).await, exists)
+    match store.create_snapshot(snapshot).await {
+        Err(Error::Exists(_)) if store.makes_images_atomically() => Ok(()),
+        Err(Error::Exists(_)) => {
+            remove_snapshot(store, snapshot).await?;
+            let taken = store.create_snapshot(snapshot).await;
+            taken.map_err(store_failure)
+        }
+        other => other.map_err(store_failure),
+    }
 }
 
+/// The same, protected. Protecting comes last: what is protected is whole.
 pub(crate) async fn ensure_protected_snapshot(
     store: &dyn ImageStore,
     snapshot: &SnapshotSpec,
 ) -> Result<(), TaskError> {
-    ensure_snapshot(store, snapshot).await?;
-    store
-        .protect_snapshot(snapshot)
-        .await
-        .map_err(store_failure)
+    match store.create_snapshot(snapshot).await {
+        Err(Error::Exists(_)) => {
+            if is_protected(store, snapshot).await? {
+                return Ok(());
+            }
+            ensure_snapshot(store, snapshot).await?;
+        }
+        other => other.map_err(store_failure)?,
+    }
+    protect(store, snapshot).await
+}
+
+pub(crate) async fn protect(
+    store: &dyn ImageStore,
+    snapshot: &SnapshotSpec,
+) -> Result<(), TaskError> {
+    let protected = store.protect_snapshot(snapshot).await;
+    protected.map_err(store_failure)
+}
+
+async fn is_protected(store: &dyn ImageStore, snapshot: &SnapshotSpec) -> Result<bool, TaskError> {
+    let info = store.info(&snapshot.image).await.map_err(store_failure)?;
+    let mut snapshots = info.snapshots.iter();
+    let found = snapshots.find(|one| one.name == snapshot.snapshot);
+    Ok(found.is_some_and(|one| one.protected))
 }
 
 /// Unprotects and removes. `Busy` when clones hang on it.

@@ -136,6 +136,18 @@ impl World {
         Self::with(|_| {}).await
     }
 
+    /// On a store that takes images and snapshots at once, or in steps of which a crash may leave
+    /// a part.
+    pub async fn making(in_steps: bool) -> Self {
+        let store = MemoryStore::new();
+        let store = if in_steps {
+            store.making_in_steps()
+        } else {
+            store
+        };
+        Self::on(Arc::new(store), |_| {}).await
+    }
+
     pub async fn with(configure: impl FnOnce(&mut Manager)) -> Self {
         Self::on(Arc::new(MemoryStore::new()), configure).await
     }

@@ -101,10 +101,7 @@ impl Task<SnapshotDiskToImage> for SnapshotDisk {
 
     async fn execute(&self, run: &Run<SnapshotDiskToImage>) -> Result<(), TaskError> {
         let (_, pool) = target(run)?;
-        let snapshot = run.params.disk_snapshot();
-        made_is_done(pool.engine.create_snapshot(&snapshot).await)?;
-        let protected = pool.engine.protect_snapshot(&snapshot).await;
-        protected.map_err(store_error)
+        data::ensure_protected(pool, &run.params.disk_snapshot()).await
     }
 
     async fn revert(

@@ -59,6 +59,8 @@ pub(crate) struct Range<'a> {
     pub length: u64,
     /// Objects in whole, found in the object map where there is one.
     pub whole_objects: bool,
+    /// What the parent has counts as the image's.
+    pub with_parent: bool,
 }
 
 const NO_IMAGE: LinkedImage = LinkedImage {
@@ -243,13 +245,23 @@ impl Image {
     }
 
     pub(crate) fn resize(&self, size: u64) -> Result<()> {
-        // librbd calls it whether it is there or not.
-        unsafe extern "C" fn progress(_done: u64, _total: u64, _nothing: *mut c_void) -> c_int {
-            0
-        }
         let resize = self.rbd().rbd_resize2;
         // SAFETY: the image is open, the callback uses nothing.
-        checked(unsafe { resize(self.handle, size, true, progress, ptr::null_mut()) }).map(drop)
+        checked(unsafe { resize(self.handle, size, true, unwatched, ptr::null_mut()) }).map(drop)
+    }
+
+    /// Switches features on or off.
+    pub(crate) fn update_features(&self, features: u64, on: bool) -> Result<()> {
+        let update = self.rbd().rbd_update_features;
+        // SAFETY: the image is open.
+        checked(unsafe { update(self.handle, features, u8::from(on)) }).map(drop)
+    }
+
+    /// Looks which objects there are, for a map that was switched on later.
+    pub(crate) fn rebuild_object_map(&self) -> Result<()> {
+        let rebuild = self.rbd().rbd_rebuild_object_map;
+        // SAFETY: the image is open, the callback uses nothing.
+        checked(unsafe { rebuild(self.handle, unwatched, ptr::null_mut()) }).map(drop)
     }
 
     /// Errors: `INVAL` without a parent.
@@ -349,7 +361,7 @@ impl Image {
                 from.as_ref().map_or(ptr::null(), |name| name.as_ptr()),
                 range.offset,
                 range.length,
-                1,
+                u8::from(range.with_parent),
                 u8::from(range.whole_objects),
                 piece,
                 (&raw mut walk).cast(),
@@ -360,6 +372,11 @@ impl Image {
         }
         checked(code).map(drop)
     }
+}
+
+/// Is told how far a call is. librbd calls it whether it is there or not.
+unsafe extern "C" fn unwatched(_done: u64, _total: u64, _nothing: *mut c_void) -> c_int {
+    0
 }
 
 /// Safety: filled by a call.

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use super::symbols::{ImageEntry, Pointer, TrashEntry};
 use super::{Cluster, Errno, Image, Result, checked, copied, listed, split, text};
 
+/// Ids are a few letters.
+const LONGEST_ID: usize = 4096;
+
 /// An I/O context.
 pub(crate) struct Pool {
     pub(super) cluster: Arc<Cluster>,
@@ -149,6 +152,21 @@ impl Pool {
         checked(unsafe { rename(self.handle, name.as_ptr(), new.as_ptr()) }).map(drop)
     }
 
+    /// Whether two names lead to one image, as they do in the middle of a rename.
+    pub(crate) fn is_same_image(&self, name: &str, other: &str) -> Result<bool> {
+        let id = |name: &str| match self.object(&name_object(name), LONGEST_ID) {
+            Err(Errno::NOENT) => Ok(None),
+            other => other.map(Some),
+        };
+        let (one, other) = (id(name)?, id(other)?);
+        Ok(one.is_some() && one == other)
+    }
+
+    /// Takes a name from an image that has another. The directory of the pool is not changed.
+    pub(crate) fn remove_name(&self, name: &str) -> Result<()> {
+        self.remove_object(&name_object(name))
+    }
+
     pub(crate) fn trash_move(&self, name: &str, delay_s: u64) -> Result<()> {
         let name = text(name)?;
         let trash_move = self.cluster.libraries.rbd.rbd_trash_move;
@@ -255,6 +273,11 @@ impl Pool {
             ended
         }
     }
+}
+
+/// The object that holds the id of the image of this name.
+fn name_object(name: &str) -> String {
+    format!("rbd_id.{name}")
 }
 
 impl Drop for Pool {

@@ -122,6 +122,8 @@ table!(Rbd {
     rbd_close(Pointer) -> c_int;
     rbd_get_size(Pointer, *mut u64) -> c_int;
     rbd_get_features(Pointer, *mut u64) -> c_int;
+    rbd_update_features(Pointer, u64, u8) -> c_int;
+    rbd_rebuild_object_map(Pointer, ProgressCallback, *mut c_void) -> c_int;
     rbd_get_stripe_unit(Pointer, *mut u64) -> c_int;
     rbd_get_parent(Pointer, *mut LinkedImage, *mut LinkedSnapshot) -> c_int;
     rbd_linked_image_spec_cleanup(*mut LinkedImage);
