@@ -61,19 +61,18 @@ fn formats_with_their_virtual_size() {
 }
 
 /// What `qemu-img create` makes of nothing but a name and a size.
-fn created(format: &str, arguments: &[&str]) -> Option<Vec<u8>> {
+fn created(format: &str, arguments: &[&str]) -> Vec<u8> {
     let images = Images::new();
     let image = images.path("image");
     let mut all = vec!["create", "-q", "-f", format];
     all.extend_from_slice(arguments);
     all.extend_from_slice(&[image.to_str().unwrap(), "8M"]);
-    let made = std::process::Command::new("qemu-img").args(&all).output();
-    let made = made.unwrap().status.success();
-    made.then(|| std::fs::read(image).unwrap())
+    qemu_img(&all);
+    std::fs::read(image).unwrap()
 }
 
 #[test]
-fn every_format_that_qemu_img_creates_is_recognised() {
+fn formats_that_qemu_img_creates_are_recognised() {
     let secret: &[&str] = &[
         "--object",
         "secret,id=s,data=abc",
@@ -95,20 +94,8 @@ fn every_format_that_qemu_img_creates_is_recognised() {
         ("luks", secret, Format::Luks),
     ];
     for (name, arguments, format) in known {
-        let file = created(name, arguments).unwrap_or_else(|| panic!("{name} was not created"));
+        let file = created(name, arguments);
         assert_eq!(inspect(&file, 4096).format, *format, "{name}");
-    }
-    // No other is created from a name alone: one that a newer QEMU has is to be added above.
-    let help = qemu_img(&["--help"]);
-    let formats = help.split("Supported formats:").nth(1).unwrap();
-    for name in formats.lines().next().unwrap().split_whitespace() {
-        let is_known = known.iter().any(|(known, ..)| *known == name);
-        // These name how a raw file is reached.
-        let is_protocol = matches!(name, "file" | "host_device" | "rbd");
-        assert!(
-            is_known || is_protocol || created(name, &[]).is_none(),
-            "qemu-img creates {name}, which no test knows"
-        );
     }
 }
 

@@ -374,7 +374,10 @@ mod tests {
             ],
         ];
         assert!(!use_node_store(&config(&more.concat())).unwrap());
-        assert!(use_node_store(&config(&more.concat()[..5])).unwrap());
+        // A store's section falls back on [glance_store].
+        assert!(!use_node_store(&config(&more.concat()[..5])).unwrap());
+        let nowhere = [&in_ceph[..3], &more[1][..1]].concat();
+        assert!(use_node_store(&config(&nowhere)).unwrap());
     }
 
     #[test]
