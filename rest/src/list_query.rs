@@ -91,7 +91,7 @@ impl Columns {
         for key in keys {
             let column = self
                 .find(&key.key)
-                .ok_or_else(|| BadInput::invalid_input("Sort key is invalid"))?;
+                .ok_or_else(|| BadInput::invalid_input("Invalid sort key"))?;
             if !columns.iter().any(|(held, _)| held.sql == column.sql) {
                 columns.push((column, key.direction));
             }

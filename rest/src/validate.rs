@@ -22,22 +22,51 @@ const FALSE_WORDS: &[&str] = &[
 #[derive(Debug, Clone, Copy)]
 pub struct Object<'a> {
     map: &'a Map<String, Value>,
+    /// The key it stands under; `None` for the body itself.
+    field: Option<&'a str>,
 }
 
 impl<'a> Object<'a> {
     /// The body itself.
     pub fn new(body: &'a Value) -> Result<Self, BadInput> {
         match body {
-            Value::Object(map) => Ok(Self { map }),
+            Value::Object(map) => Ok(Self { map, field: None }),
             other => Err(BadInput::new(not_of_type(other, &["object"]))),
         }
     }
 
     /// The object under the one key of a body such as `{"volume": {…}}`; other keys are refused.
-    pub fn only_member(body: &'a Value, key: &str) -> Result<Self, BadInput> {
+    pub fn only_member(body: &'a Value, key: &'a str) -> Result<Self, BadInput> {
         let body = Self::new(body)?;
+        body.required(key)?;
         body.only(&[key])?;
         body.required_object(key)
+    }
+
+    /// The error for the object as a whole. `reason` is the validator's sentence.
+    fn refused(&self, reason: &str) -> BadInput {
+        match self.field {
+            None => BadInput::new(reason.to_owned()),
+            Some(field) => {
+                let whole = python::repr_map(self.map);
+                BadInput::new(format!(
+                    "Invalid input for field/attribute {field}. Value: {whole}. {reason}"
+                ))
+            }
+        }
+    }
+
+    /// The error for a key that must be there.
+    pub fn lacks(&self, key: &str) -> BadInput {
+        self.refused(&format!("{} is a required property", python::repr_str(key)))
+    }
+
+    /// An object without any key is refused.
+    pub fn not_empty(&self) -> Result<(), BadInput> {
+        match self.map.is_empty() {
+            true => Err(self.refused("{} should be non-empty")),
+            false => Ok(()),
+        }
     }
 
     pub fn map(&self) -> &'a Map<String, Value> {
@@ -66,7 +95,7 @@ impl<'a> Object<'a> {
         }
         let verb = if extra.len() == 1 { "was" } else { "were" };
         let names = python::join_reprs(extra);
-        Err(BadInput::new(format!(
+        Err(self.refused(&format!(
             "Additional properties are not allowed ({names} {verb} unexpected)"
         )))
     }
@@ -76,9 +105,7 @@ impl<'a> Object<'a> {
     }
 
     fn required(&self, key: &str) -> Result<&'a Value, BadInput> {
-        self.map.get(key).ok_or_else(|| {
-            BadInput::new(format!("{} is a required property", python::repr_str(key)))
-        })
+        self.map.get(key).ok_or_else(|| self.lacks(key))
     }
 
     /// A text of so many characters.
@@ -167,13 +194,13 @@ impl<'a> Object<'a> {
         uuid(key, self.required(key)?)
     }
 
-    pub fn object(&self, key: &str) -> Result<Option<Object<'a>>, BadInput> {
+    pub fn object(&self, key: &'a str) -> Result<Option<Object<'a>>, BadInput> {
         self.present(key)
             .map(|value| object(key, value))
             .transpose()
     }
 
-    pub fn required_object(&self, key: &str) -> Result<Object<'a>, BadInput> {
+    pub fn required_object(&self, key: &'a str) -> Result<Object<'a>, BadInput> {
         object(key, self.required(key)?)
     }
 
@@ -196,7 +223,7 @@ impl<'a> Object<'a> {
     /// An object of texts: metadata, extra specs.
     pub fn string_map(
         &self,
-        key: &str,
+        key: &'a str,
         rules: MapRules,
     ) -> Result<Option<BTreeMap<String, String>>, BadInput> {
         let Some(object) = self.object(key)? else {
@@ -207,7 +234,7 @@ impl<'a> Object<'a> {
 
     pub fn required_string_map(
         &self,
-        key: &str,
+        key: &'a str,
         rules: MapRules,
     ) -> Result<BTreeMap<String, String>, BadInput> {
         rules.read(key, self.required_object(key)?)
@@ -318,7 +345,11 @@ fn text<'a>(
     let count = text.chars().count();
     let shown = || python::repr_str(text);
     if count < *chars.start() {
-        return Err(invalid(key, value, &format!("{} is too short", shown())));
+        let reason = match count {
+            0 if *chars.start() == 1 => "should be non-empty",
+            _ => "is too short",
+        };
+        return Err(invalid(key, value, &format!("{} {reason}", shown())));
     }
     if count > *chars.end() {
         return Err(invalid(key, value, &format!("{} is too long", shown())));
@@ -419,9 +450,12 @@ fn uuid<'a>(key: &str, value: &'a Value) -> Result<&'a str, BadInput> {
     ))
 }
 
-fn object<'a>(key: &str, value: &'a Value) -> Result<Object<'a>, BadInput> {
+fn object<'a>(key: &'a str, value: &'a Value) -> Result<Object<'a>, BadInput> {
     match value {
-        Value::Object(map) => Ok(Object { map }),
+        Value::Object(map) => Ok(Object {
+            map,
+            field: Some(key),
+        }),
         other => Err(invalid(key, value, &not_of_type(other, &["object"]))),
     }
 }
@@ -530,12 +564,22 @@ mod tests {
         let volume = Object::only_member(&body, "volume").unwrap();
         let known = ["metadata", "null", "specs"];
         assert_eq!(
-            error(volume.only(&known)),
+            error(Object::new(&body["volume"]).unwrap().only(&known)),
             "Additional properties are not allowed ('x', 'y' were unexpected)"
         );
-        assert_eq!(
-            error(volume.only(&[&known[..], &["x"]].concat())),
-            "Additional properties are not allowed ('y' was unexpected)"
+        let refused = error(volume.only(&[&known[..], &["x"]].concat()));
+        assert!(
+            refused.starts_with("Invalid input for field/attribute volume. Value: {'metadata'")
+        );
+        assert!(
+            refused.ends_with(". Additional properties are not allowed ('y' was unexpected)"),
+            "{refused}"
+        );
+        let refused = error(volume.required_uuid("id"));
+        assert!(refused.starts_with("Invalid input for field/attribute volume. Value: {"));
+        assert!(
+            refused.ends_with(". 'id' is a required property"),
+            "{refused}"
         );
         let metadata = volume
             .string_map("metadata", MapRules::METADATA)
@@ -556,11 +600,14 @@ mod tests {
                 .ends_with("1 is not of type 'object'")
         );
         assert_eq!(
-            error(Object::only_member(&json!({"a": 1}), "volume")),
+            error(Object::only_member(
+                &json!({"a": 1, "volume": {}}),
+                "volume"
+            )),
             "Additional properties are not allowed ('a' was unexpected)"
         );
         assert_eq!(
-            error(Object::only_member(&json!({}), "volume")),
+            error(Object::only_member(&json!({"a": 1}), "volume")),
             "'volume' is a required property"
         );
         assert_eq!(

@@ -129,7 +129,7 @@ async fn conditions() {
 fn unknown_keys_and_markers_that_do_not_fit() {
     let keys = rest::sort::take(&mut QueryParams::parse("sort=size%3B--").unwrap()).unwrap();
     let error = COLUMNS.order(&keys).unwrap_err();
-    assert_eq!(error.message, "Invalid input received: Sort key is invalid");
+    assert_eq!(error.message, "Invalid input received: Invalid sort key");
     let (sql, _) = select("sort=size").after(vec![Value::Int(1)]).build();
     assert!(sql.contains("1 = 0"), "{sql}");
 }

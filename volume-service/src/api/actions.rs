@@ -17,7 +17,7 @@ pub(super) fn parse(body: JsonBody) -> Result<(String, Value), BadInput> {
 }
 
 /// The object under the action's name; an absent one (null) is refused.
-pub(super) fn arguments<'a>(body: &'a Value, name: &str) -> Result<Object<'a>, BadInput> {
+pub(super) fn arguments<'a>(body: &'a Value, name: &'a str) -> Result<Object<'a>, BadInput> {
     Object::new(body)?.required_object(name)
 }
 

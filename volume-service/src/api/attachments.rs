@@ -107,7 +107,7 @@ fn connector(body: &serde_json::Value) -> Result<Document, BadInput> {
     let connector = object.required_object("connector")?;
     if connector.map().is_empty() {
         let shown = serde_json::json!({});
-        let reason = "{} does not have enough properties";
+        let reason = "{} should be non-empty";
         return Err(validate::invalid("connector", &shown, reason));
     }
     Ok(connector.map().clone())

@@ -28,6 +28,7 @@ pub(super) async fn detail(call: Call, query: QueryParams) -> Answer<Json<List>>
 async fn list(call: Call, query: QueryParams, detail: Detail) -> Answer<Json<List>> {
     call.enforce_own("backup:get_all")?;
     let params = ListParams::parse(&call, query, "backup", &[])?;
+    params.names_sort_since(&call, 37)?;
     let mut filters = params.scope(&call);
     filters.extend(params.filters.iter().map(|(key, value)| clause(key, value)));
     let (query, next) = params.into_query(filters);

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::Path;
 use rest::validate::Object;
-use rest::{Fault, JsonBody, QueryParams, filter};
+use rest::{BadInput, Fault, JsonBody, QueryParams, filter};
 use serde::Serialize;
 
 use super::call::Call;
@@ -11,6 +11,20 @@ use super::views::{time, time_or_null};
 use super::{Answer, body};
 use crate::db::services;
 use crate::domain::clusters::{self as domain, ClusterDetails};
+
+/// What lists can be narrowed by; `replication_status`, `frozen` and `active_backend_id` are the
+/// same for all.
+const FILTERS: &[&str] = &[
+    "name",
+    "binary",
+    "is_up",
+    "disabled",
+    "num_hosts",
+    "num_down_hosts",
+    "replication_status",
+    "frozen",
+    "active_backend_id",
+];
 
 /// `{"clusters": […]}`
 #[derive(Serialize)]
@@ -107,6 +121,15 @@ pub(super) async fn detail(call: Call, query: QueryParams) -> Answer<Json<List>>
 async fn list(call: Call, query: QueryParams, full: bool) -> Answer<Json<List>> {
     call.version.require(3, 7)?;
     call.enforce_own("clusters:get_all")?;
+    let unknown: Vec<_> = query
+        .iter()
+        .map(|(key, _)| key)
+        .filter(|key| !FILTERS.contains(key))
+        .collect();
+    if !unknown.is_empty() {
+        let text = format!("Invalid filter keys: {}", unknown.join(", "));
+        return Err(BadInput::invalid_input(text).into());
+    }
     let flag = |key: &str| {
         query
             .get(key)

@@ -135,7 +135,7 @@ pub(super) async fn create(call: Call, body: JsonBody) -> Answer<Accepted> {
     let group_type = object.required_string("group_type", 1..=255)?.trim();
     let volume_types = body::texts(&object, "volume_types", MOST_TYPES)?
         .filter(|types| !types.is_empty())
-        .ok_or_else(|| BadInput::new("'volume_types' is a required property"))?;
+        .ok_or_else(|| object.lacks("volume_types"))?;
     let zone = object.string("availability_zone", 1..=255)?;
     let request = Request {
         name: body::text(&object, "name")?,
@@ -211,7 +211,7 @@ pub(super) async fn update(
     let object = Object::only_member(&body, "group")?;
     object.only(&["name", "description", "add_volumes", "remove_volumes"])?;
     if object.map().is_empty() {
-        return Err(BadInput::new("'name' is a required property").into());
+        return Err(object.lacks("name").into());
     }
     let changes = Changes {
         name: body::text(&object, "name")?,

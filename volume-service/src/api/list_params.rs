@@ -62,8 +62,10 @@ impl ListParams {
                 .transpose()?,
             false => None,
         };
+        // What others than admins write there means nothing.
         let all_tenants = rest
             .take("all_tenants")
+            .filter(|_| call.context.is_admin)
             .map(|text| filter::require_bool("all_tenants", &text))
             .transpose()?;
         for (key, minor) in since {
@@ -81,8 +83,17 @@ impl ListParams {
             sort,
             filters,
             with_count: with_count.unwrap_or(false),
-            all_tenants: all_tenants.unwrap_or(false) && call.context.is_admin,
+            all_tenants: all_tenants.unwrap_or(false),
         })
+    }
+
+    /// Refuses the order by name before the microversion it came with.
+    pub fn names_sort_since(&self, call: &Call, minor: u16) -> Result<(), BadInput> {
+        let by_name = self.sort.iter().any(|sort| sort.key == "name");
+        match by_name && !call.at_least(minor) {
+            true => Err(BadInput::invalid_input("Invalid sort key")),
+            false => Ok(()),
+        }
     }
 
     /// The filter for the caller's project; none for an admin who asked for all.

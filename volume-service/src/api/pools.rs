@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Answer;
 use super::call::Call;
+use super::resource_filters;
 use super::views::time;
 use crate::db::services::{self, Capabilities, Pool};
 use crate::domain::services as domain;
@@ -49,8 +50,18 @@ pub(super) async fn index(call: Call, query: QueryParams) -> Answer<Json<List>> 
         .get("detail")
         .map(|text| filter::require_bool("detail", text))
         .transpose()?;
-    let name = query.get("name").filter(|_| call.at_least(28));
-    let volume_type = query.get("volume_type").filter(|_| call.at_least(35));
+    let mut filters = query.clone();
+    filters.take("detail");
+    // Even admins have only the filters of the table here.
+    let strict = call.at_least(31);
+    let filters = filter::restrict(filters, resource_filters::of("pool"), false, strict)?;
+    let of = |wanted: &str, since: u16| {
+        let found = filters.iter().find(|(key, _)| key == wanted);
+        found
+            .map(|(_, value)| value.as_str())
+            .filter(|_| call.at_least(since))
+    };
+    let (name, volume_type) = (of("name", 28), of("volume_type", 35));
     let fitting = match volume_type {
         Some(name) => Some(domain::pools_for_type(&call.service, &call.context, name).await?),
         None => None,

@@ -110,7 +110,7 @@ pub(super) async fn delete_keys(
     let object = Object::new(&body)?;
     object.only(&["keys"])?;
     let keys = body::texts(&object, "keys", MOST_KEYS)?;
-    let keys = keys.ok_or_else(|| BadInput::new("'keys' is a required property"))?;
+    let keys = keys.ok_or_else(|| object.lacks("keys"))?;
     let found = domain::get(&call.service, &id).await?;
     domain::delete_keys(&call.service, found.qos.id, &keys).await?;
     Ok(StatusCode::ACCEPTED)

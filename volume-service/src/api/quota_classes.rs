@@ -34,7 +34,7 @@ pub(super) async fn update(
     body: JsonBody,
 ) -> Answer<Json<OneClass>> {
     call.enforce_own("volume_extension:quota_classes:update")?;
-    let limits = quota_sets::limits(&body::required(body)?, "quota_class_set")?;
+    let limits = quota_sets::limits(&body::required(body)?, "quota_class_set", &[])?;
     domain::set_of_class(&call.service, &class, &limits).await?;
     Ok(view(None, domain::of_class(&call.service, &class).await?))
 }

@@ -48,7 +48,7 @@ pub(super) async fn update(
     body: JsonBody,
 ) -> Answer<Json<OneSet>> {
     call.enforce("volume_extension:quotas:update", &project)?;
-    let limits = limits(&body::required(body)?, "quota_set")?;
+    let limits = limits(&body::required(body)?, "quota_set", &["tenant_id"])?;
     domain::set_of_project(&call.service, &project, &limits).await?;
     let set = domain::of_project(&call.service, &project).await?;
     let limits = set
@@ -58,14 +58,19 @@ pub(super) async fn update(
     Ok(Json(OneSet::limits(None, limits)))
 }
 
-/// The limits in a body; `tenant_id`, `project_id` and `force` are no resources.
-pub(super) fn limits(body: &serde_json::Value, key: &str) -> Result<Limits, BadInput> {
+/// The limits in a body; the keys of `no_resources` are passed over.
+pub(super) fn limits(
+    body: &serde_json::Value,
+    key: &str,
+    no_resources: &[&str],
+) -> Result<Limits, BadInput> {
     let object = Object::only_member(body, key)?;
+    object.not_empty()?;
     let mut limits = Limits::new();
     let resources = object
         .map()
         .keys()
-        .filter(|key| !["tenant_id", "project_id", "id", "force"].contains(&key.as_str()));
+        .filter(|key| !no_resources.contains(&key.as_str()));
     for resource in resources {
         limits.insert(
             resource.clone(),

@@ -35,6 +35,7 @@ async fn list(call: Call, query: QueryParams, detail: Detail) -> Answer<Json<Lis
         "snapshot",
         &[("metadata", 22), ("consumes_quota", 65)],
     )?;
+    params.names_sort_since(&call, 30)?;
     let mut filters = params.scope(&call);
     for (key, value) in &params.filters {
         filters.push(clause(key, value)?);
@@ -98,6 +99,15 @@ pub(super) async fn create(
 ) -> Answer<(StatusCode, Json<One<SummaryView>>)> {
     let body = body::required(body)?;
     let object = Object::only_member(&body, "snapshot")?;
+    object.only(&[
+        "name",
+        "description",
+        "display_name",
+        "display_description",
+        "volume_id",
+        "force",
+        "metadata",
+    ])?;
     let volume_id = match object.get("volume_id") {
         // Null passes Cinder's schema, and names no volume.
         Some(Value::Null) => "None",
@@ -146,7 +156,7 @@ pub(super) async fn update(
     object.only(&["name", "description", "display_name", "display_description"])?;
     let changes = body::changes(&object)?;
     if object.map().is_empty() {
-        return Err(BadInput::new("'name' or 'description' is a required property").into());
+        return Err(object.lacks("name").into());
     }
     let snapshot = domain::get(&call.service, &call.context, &id).await?;
     call.enforce("volume:update_snapshot", &snapshot.project_id)?;

@@ -109,11 +109,8 @@ async fn extend(call: &Call, id: &str, body: &Value) -> Answer<StatusCode> {
 /// Since 3.71: what a back-end waits for that cannot extend attached volumes by itself. There is
 /// none, so no volume ever waits.
 async fn complete_extend(call: &Call, id: &str, body: &Value) -> Answer<StatusCode> {
-    let name = "os-extend_volume_completion";
-    if !call.at_least(71) {
-        return Err(actions::unknown(name).into());
-    }
-    let arguments = actions::arguments(body, name)?;
+    call.version.require(3, 71)?;
+    let arguments = actions::arguments(body, "os-extend_volume_completion")?;
     arguments.only(&["error"])?;
     arguments.boolean("error")?;
     let volume = volumes::get(&call.service, &call.context, id).await?;
@@ -127,9 +124,7 @@ async fn complete_extend(call: &Call, id: &str, body: &Value) -> Answer<StatusCo
 }
 
 async fn revert(call: &Call, id: &str, body: &Value) -> Answer<StatusCode> {
-    if !call.at_least(40) {
-        return Err(actions::unknown("revert").into());
-    }
+    call.version.require(3, 40)?;
     let arguments = actions::arguments(body, "revert")?;
     let snapshot_id = arguments.string("snapshot_id", 0..=255)?;
     let volume = volumes::get(&call.service, &call.context, id).await?;

@@ -89,7 +89,7 @@ async fn attach(call: &Call, id: &str, body: &Value) -> Answer<()> {
 }
 
 /// The object under the action's name; null is an empty one.
-fn optional_arguments<'a>(body: &'a Value, name: &str) -> Result<Option<Object<'a>>, BadInput> {
+fn optional_arguments<'a>(body: &'a Value, name: &'a str) -> Result<Option<Object<'a>>, BadInput> {
     Object::new(body)?.object(name)
 }
 
@@ -121,7 +121,7 @@ async fn terminate_connection(call: &Call, id: &str, body: &Value) -> Answer<()>
     let arguments = actions::arguments(body, "os-terminate_connection")?;
     arguments.only(&["connector"])?;
     if !arguments.contains("connector") {
-        return Err(BadInput::new("'connector' is a required property").into());
+        return Err(arguments.lacks("connector").into());
     }
     let connector = optional_connector(&arguments)?;
     let rule = "volume_extension:volume_actions:terminate_connection";

@@ -61,12 +61,10 @@ fn parse(call: &Call, volume: &Object<'_>) -> Result<Request, BadInput> {
     let size_gib = volume
         .integer("size", 1..=body::MAX_INT)?
         .and_then(|size| u32::try_from(size).ok());
-    let group_id = if call.at_least(13) {
-        volume.uuid("group_id")?
-    } else {
-        None
-    };
-    let group_id = group_id.or(volume.uuid("consistencygroup_id")?);
+    // Named, a group counts at every microversion, as a backup does.
+    let group_id = volume
+        .uuid("group_id")?
+        .or(volume.uuid("consistencygroup_id")?);
     Ok(Request {
         size_gib,
         name: body::name(volume)?,
@@ -95,11 +93,7 @@ fn source(call: &Call, volume: &Object<'_>) -> Result<SourceRef, BadInput> {
     let image = volume
         .string("imageRef", 0..=255)?
         .or(volume.string("image_id", 0..=255)?);
-    let backup = if call.at_least(47) {
-        volume.uuid("backup_id")?
-    } else {
-        None
-    };
+    let backup = volume.uuid("backup_id")?;
     let mut named = vec![
         ("backup", backup.map(|id| SourceRef::Backup(id.to_owned()))),
         ("imageRef", image.map(|id| image_source(call, id))),

@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::call::Call;
 use super::views::time_or_null;
+use super::views::types::UploadedType;
 use super::{Answer, actions};
 use crate::db::metadata::Metadata;
 use crate::domain::volume_image::{self as domain, Upload};
-use crate::domain::volumes;
+use crate::domain::{types, volumes};
 
 /// Formats that the schema names; the service writes [`WRITABLE`].
 const DISK_FORMATS: &[&str] = &["raw", "vmdk", "vdi", "qcow2", "vhd", "vhdx", "ploop"];
@@ -37,7 +38,7 @@ pub(super) async fn act(call: &Call, id: &str, name: &str, body: &Value) -> Answ
         "os-volume_upload_image" => upload(call, id, body)
             .await
             .map(IntoResponse::into_response),
-        "os-reimage" if call.at_least(68) => reimage(call, id, body)
+        "os-reimage" => reimage(call, id, body)
             .await
             .map(IntoResponse::into_response),
         "os-set_image_metadata" => set(call, id, body).await.map(IntoResponse::into_response),
@@ -60,21 +61,13 @@ struct UploadView {
     status: &'static str,
     display_description: Option<String>,
     size: u32,
-    volume_type: Option<TypeName>,
+    volume_type: Option<UploadedType>,
     image_id: Uuid,
     container_format: String,
     disk_format: String,
     image_name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     visibility: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    protected: Option<bool>,
-}
-
-#[derive(Serialize)]
-struct TypeName {
-    id: Uuid,
-    name: String,
+    protected: bool,
 }
 
 async fn upload(call: &Call, id: &str, body: &Value) -> Answer<(StatusCode, Json<Uploading>)> {
@@ -137,32 +130,29 @@ async fn upload(call: &Call, id: &str, body: &Value) -> Answer<(StatusCode, Json
             &volume.project_id,
         )?;
     }
-    let (visibility, protected) = (upload.visibility.clone(), upload.protected);
     let image = domain::upload(&call.service, &call.context, &volume, upload).await?;
-    let details = volumes::details(&call.service, volume).await?;
-    let volume = details.volume;
+    let volume = volumes::details(&call.service, volume).await?.volume;
+    let volume_type = types::of_volume(&call.service, &volume).await?;
     let upload = UploadView {
         id: volume.id,
         updated_at: time_or_null(volume.updated_at),
         status: crate::db::status::UPLOADING,
         display_description: volume.description,
         size: volume.size_gib,
-        volume_type: details.type_name.map(|name| TypeName {
-            id: volume.volume_type_id,
-            name,
-        }),
+        volume_type: volume_type.map(|details| UploadedType::new(call, details)),
         image_id: image.id,
         container_format: image.container_format.unwrap_or(container_format),
         disk_format: image.disk_format.unwrap_or(disk_format),
         image_name: image.name.unwrap_or_default(),
-        visibility,
-        protected,
+        visibility: image.visibility,
+        protected: image.protected,
     };
     Ok((StatusCode::ACCEPTED, Json(Uploading { upload })))
 }
 
 /// Since 3.68.
 async fn reimage(call: &Call, id: &str, body: &Value) -> Answer<StatusCode> {
+    call.version.require(3, 68)?;
     let arguments = actions::arguments(body, "os-reimage")?;
     arguments.only(&["image_id", "reimage_reserved"])?;
     let image_id = arguments.required_uuid("image_id")?;

@@ -64,13 +64,12 @@ async fn migrate(call: &Call, id: &str, body: &Value) -> Answer<StatusCode> {
     arguments.only(keys.get(..known).unwrap_or(&keys))?;
     let force_host_copy = arguments.lenient_boolean("force_host_copy")?;
     let lock_volume = arguments.lenient_boolean("lock_volume")?;
-    let named = target(call, &arguments)?;
     let volume = volumes::get(&call.service, &call.context, id).await?;
     call.enforce(
         "volume_extension:volume_admin_actions:migrate_volume",
         &volume.project_id,
     )?;
-    let host = match named {
+    let host = match target(call, &arguments)? {
         Target::Host(host) => host.to_owned(),
         Target::Cluster(name) => clusters::host_of(&call.service, name).await?,
     };
@@ -98,7 +97,7 @@ fn target<'a>(call: &Call, arguments: &Object<'a>) -> Result<Target<'a>, BadInpu
         (Some(host), None) => Ok(Target::Host(host)),
         (None, Some(cluster)) => Ok(Target::Cluster(cluster)),
         _ => Err(BadInput::invalid_input(
-            "Must specify one and only one of: host, cluster.",
+            "One and only one of cluster and host must be set.",
         )),
     }
 }

@@ -107,9 +107,7 @@ pub(super) async fn update(
         "display_description",
         "metadata",
     ];
-    if call.at_least(53) {
-        object.only(&known)?;
-    }
+    object.only(&known)?;
     if !known.iter().any(|key| object.contains(key)) && call.at_least(53) {
         return Err(BadInput::new(
             "Must specify at least one of 'name', 'description' or 'metadata' to update.",

@@ -84,13 +84,15 @@ pub async fn host_of(service: &VolumeService, name: &str) -> Result<String> {
         Some((cluster, pool)) => (cluster, Some(pool)),
         None => (name, None),
     };
-    let members = get(service, cluster, Some(services::VOLUME)).await?.members;
+    let members = match get(service, cluster, Some(services::VOLUME)).await {
+        Ok(found) => found.members,
+        Err(Error::NotFound(_)) => Vec::new(),
+        Err(error) => return Err(error),
+    };
     let down_time_s = service.options.service_down_time_s;
     let member = members.iter().find(|member| member.is_up(down_time_s));
     let member = member.or(members.first()).ok_or_else(|| {
-        Error::Invalid(format!(
-            "Invalid host: No available service in cluster {name}"
-        ))
+        Error::Invalid(format!("Invalid host: No available service named '{name}'"))
     })?;
     Ok(match pool {
         Some(pool) => format!("{}#{pool}", member.host),

@@ -87,6 +87,10 @@ pub async fn create(
         Outcome::WrongState { .. } => return Err(unusable()),
     }
     let members = groups::members(&mut tx, group.id).await?;
+    if members.is_empty() {
+        let text = "Source group cannot be empty or in 'creating' or 'updating' state. No group snapshot will be created.";
+        return Err(Error::invalid_group(text));
+    }
     let project_id = context.project();
     check_members(service, &mut tx, project_id, &members).await?;
     let new = GroupSnapshot {

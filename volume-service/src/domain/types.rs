@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{parse_id, quota};
 use crate::db::volume_types::{self, ExtraSpecs, VolumeType};
+use crate::db::volumes::Volume;
 use crate::db::{self, Source, default_types, quotas};
 use crate::{Error, Result, VolumeService};
 
@@ -87,6 +88,13 @@ pub async fn find(
     get(service, context, &found.id.to_string())
         .await
         .map_err(|_| not_found())
+}
+
+/// The type of a volume; `None` when it was deleted meanwhile.
+pub async fn of_volume(service: &VolumeService, volume: &Volume) -> Result<Option<TypeDetails>> {
+    let found = volume_types::get(&service.database, volume.volume_type_id).await?;
+    let details = with_specs(&service.database, found.into_iter().collect()).await?;
+    Ok(details.into_iter().next())
 }
 
 /// Types with their extra specs, in one read more.

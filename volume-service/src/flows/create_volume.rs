@@ -14,6 +14,7 @@ use super::create_from_volume::{CloneSource, LimitDepth, SnapshotSource};
 use super::image_disk::{IMAGE_TOO_BIG, IMAGE_UNACCEPTABLE};
 use super::image_setup::set_up_new;
 use super::outcome::{end_download, tell, warn_if_reset};
+use super::restore_backup::SOURCE_BACKUP;
 use super::steps::{
     OUT_OF_SPACE, STORE_RETRY, ensure_image, gib_to_bytes, remove_image, store_failure,
 };
@@ -245,12 +246,14 @@ async fn inherited(run: &Run<CreateVolume>, tx: &mut Tx) -> Result<Inherited, Ta
                 ..Inherited::default()
             }
         }
-        VolumeSource::Backup { .. } => {
+        VolumeSource::Backup { backup_id, .. } => {
             let backed_up = run.output::<Restore>()?;
+            let mut metadata = backed_up.metadata.clone();
+            metadata.insert(SOURCE_BACKUP.to_owned(), backup_id.to_string());
             Inherited {
                 bootable: backed_up.is_bootable(),
                 image_metadata: backed_up.image_metadata.clone(),
-                metadata: backed_up.metadata.clone(),
+                metadata,
             }
         }
     })

@@ -16,9 +16,12 @@ use super::transfer::{Watch, overwrite};
 use super::{Requester, addressed, chain_lock, volume_lock};
 use crate::backup::{VolumeMetadata, metadata_object};
 use crate::db::messages::{Action, Detail, Resource};
-use crate::db::metadata::{self, Kind};
+use crate::db::metadata::{self, Kind, Metadata};
 use crate::db::{Change, status};
 use crate::manager::{Manager, Placement};
+
+/// The key of a volume's metadata that names the backup its bytes came from.
+pub(super) const SOURCE_BACKUP: &str = "src_backup_id";
 
 /// Parameters of [`RestoreBackup`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -167,6 +170,7 @@ impl Task<RestoreBackup> for Finish {
         let id = run.params.volume_id;
         let kept = run.output::<WriteVolume>()?;
         metadata::merge(tx, Kind::Volume, id, &kept.metadata).await?;
+        name_source(run, tx).await?;
         metadata::merge(tx, Kind::VolumeImage, id, &kept.image_metadata).await?;
         let mut change = Change::volume(id)
             .when(&[status::RESTORING_BACKUP])
@@ -177,6 +181,20 @@ impl Task<RestoreBackup> for Finish {
         settle(tx, change).await?;
         release_backup(run, tx).await
     }
+}
+
+/// Tells in the volume's metadata which backup it came from: another volume's, or another one
+/// than it came from before (Cinder's backup manager).
+async fn name_source(run: &Run<RestoreBackup>, tx: &mut Tx) -> Result<(), TaskError> {
+    let (id, backup_id) = (run.params.volume_id, run.params.backup_id.to_string());
+    let before = metadata::get(&mut *tx, Kind::Volume, id).await?;
+    let named = before.get(SOURCE_BACKUP);
+    if run.params.source_volume_id == id && named.is_none_or(|named| *named == backup_id) {
+        return Ok(());
+    }
+    let entry = Metadata::from([(SOURCE_BACKUP.to_owned(), backup_id)]);
+    metadata::merge(tx, Kind::Volume, id, &entry).await?;
+    Ok(())
 }
 
 /// Volume `error_restoring`, backup `available`.
@@ -230,7 +248,12 @@ mod tests {
         }
 
         async fn assert_done(&self) {
-            self.0.world.assert_is(&self.0.done).await;
+            let world = &self.0.world;
+            world.assert_is(&self.0.done).await;
+            let (_, target, _) = self.0.done.rows[0];
+            let (_, backup_id, _) = self.0.done.rows[1];
+            let metadata = metadata::get(&world.database, Kind::Volume, target).await;
+            assert_eq!(metadata.unwrap()[SOURCE_BACKUP], backup_id.to_string());
         }
 
         async fn assert_reverted(&self) {

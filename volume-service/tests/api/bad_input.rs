@@ -351,3 +351,100 @@ async fn bodies_of_the_other_resources() {
             .fault(400, "badRequest");
     }
 }
+
+#[tokio::test]
+async fn what_came_later_is_not_there_before() {
+    let world = World::new().await;
+    let volume = world.volume(1).await;
+    let action = format!("/volumes/{volume}/action");
+    for (minor, body) in [
+        (39, json!({"revert": {"snapshot_id": uuid_text()}})),
+        (67, json!({"os-reimage": {"image_id": uuid_text()}})),
+        (70, json!({"os-extend_volume_completion": {"error": false}})),
+    ] {
+        let call = world.post(MEMBER, &action, body).version(minor);
+        call.send().await.fault(404, "itemNotFound");
+    }
+    for (minor, path) in [(29, "/snapshots?sort=name"), (36, "/backups?sort=name:asc")] {
+        let text = world.get(MEMBER, path).version(minor).send().await;
+        let text = text.fault(400, "badRequest");
+        assert_eq!(text, "Invalid input received: Invalid sort key");
+        let later = world.get(MEMBER, path).version(minor + 1);
+        later.send().await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn what_is_named_counts_at_every_version() {
+    let world = World::new().await;
+    for key in ["group_id", "backup_id"] {
+        let body = json!({"volume": {"size": 1, key: uuid_text()}});
+        let answer = world.post(MEMBER, "/volumes", body).version(0).send().await;
+        answer.fault(404, "itemNotFound");
+    }
+    assert_eq!(world.flows().await, []);
+}
+
+#[tokio::test]
+async fn errors_inside_a_field_name_it() {
+    let world = World::new().await;
+    let volume = world.volume(1).await;
+    let extra = json!({"snapshot": {"volume_id": volume, "zeal": 1}});
+    let text = world.post(MEMBER, "/snapshots", extra).send().await;
+    assert_eq!(
+        text.fault(400, "badRequest"),
+        format!(
+            "Invalid input for field/attribute snapshot. Value: {{'volume_id': '{volume}', 'zeal': 1}}. \
+             Additional properties are not allowed ('zeal' was unexpected)"
+        )
+    );
+    let action = format!("/volumes/{volume}/action");
+    let text = world.post(MEMBER, &action, json!({"os-extend": {}})).send();
+    assert_eq!(
+        text.await.fault(400, "badRequest"),
+        "Invalid input for field/attribute os-extend. Value: {}. 'new_size' is a required property"
+    );
+    let text = world
+        .post(MEMBER, "/volumes", json!({"x": {}}))
+        .send()
+        .await;
+    assert_eq!(
+        text.fault(400, "badRequest"),
+        "'volume' is a required property"
+    );
+}
+
+#[tokio::test]
+async fn who_may_migrate_is_asked_before_where_to() {
+    let world = World::new().await;
+    let volume = world.volume(1).await;
+    let action = format!("/volumes/{volume}/action");
+    let body = json!({"os-migrate_volume": {}});
+    let answer = world.post(MEMBER, &action, body.clone()).version(71);
+    answer.send().await.fault(403, "forbidden");
+    let answer = world.post(ADMIN, &action, body).version(71).send().await;
+    answer.fault(400, "badRequest");
+    let nowhere = json!({"os-migrate_volume": {"cluster": "nowhere"}});
+    let answer = world.post(ADMIN, &action, nowhere).version(71).send().await;
+    assert_eq!(
+        answer.fault(400, "badRequest"),
+        "Invalid host: No available service named 'nowhere'"
+    );
+}
+
+#[tokio::test]
+async fn lists_of_the_operators_know_their_filters() {
+    let world = World::new().await;
+    for path in [
+        "/clusters?color=red",
+        "/scheduler-stats/get_pools?color=red",
+    ] {
+        let text = world.get(ADMIN, path).version(71).send().await;
+        assert!(text.fault(400, "badRequest").contains("color"));
+    }
+    let answer = world
+        .get(MEMBER, "/volumes?all_tenants=perhaps")
+        .send()
+        .await;
+    answer.expect(200);
+}

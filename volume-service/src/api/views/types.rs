@@ -4,7 +4,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::super::call::Call;
-use super::NextPage;
+use super::{NextPage, time, time_or_null};
 use crate::db::volume_types::ExtraSpecs;
 use crate::domain::types::TypeDetails;
 
@@ -76,6 +76,40 @@ impl TypeView {
             access_is_public: (shown != Shown::Updated
                 && call.allows_own("volume_extension:volume_type_access"))
             .then_some(volume_type.is_public),
+        }
+    }
+}
+
+/// A volume's type in the answer to its upload: the row as it stands in Cinder's database.
+#[derive(Debug, Serialize)]
+pub(in crate::api) struct UploadedType {
+    id: Uuid,
+    name: String,
+    description: Option<String>,
+    is_public: bool,
+    extra_specs: ExtraSpecs,
+    qos_specs_id: Option<Uuid>,
+    created_at: String,
+    updated_at: Option<String>,
+    deleted: bool,
+    deleted_at: Option<String>,
+}
+
+impl UploadedType {
+    /// Extra specs that the caller may not see are left out.
+    pub fn new(call: &Call, details: TypeDetails) -> Self {
+        let volume_type = details.volume_type;
+        UploadedType {
+            id: volume_type.id,
+            name: volume_type.name,
+            description: volume_type.description,
+            is_public: volume_type.is_public,
+            extra_specs: visible_specs(call, details.extra_specs),
+            qos_specs_id: volume_type.qos_specs_id,
+            created_at: time(volume_type.created_at),
+            updated_at: time_or_null(volume_type.updated_at),
+            deleted: false,
+            deleted_at: None,
         }
     }
 }
