@@ -30,7 +30,7 @@ const DROPS_AHEAD: usize = 32;
 /// Units that are let go between requests.
 const RELEASED_AT_ONCE: usize = 64 << 10;
 /// The list of what is freed until the next checkpoint may take this share of the maps' memory.
-const FREED_SHARE: usize = 32;
+const FREED_SHARE: usize = 8;
 const LEAST_FREED: u64 = 1024;
 
 /// What a store is opened with.

@@ -232,6 +232,7 @@ fn half_empty(world: &mut World) {
 #[test]
 fn a_large_removal_is_saved_in_parts() {
     let mut world = World::new(5, 100 << 20);
+    world.settings.map_cache_bytes = 256 << 10;
     world.begin();
     world.create_large("a");
     let a = world.id_of("a");
