@@ -27,11 +27,14 @@ const MAGIC: &[u8] = b"rbd diff v1\n";
 const PIECE_BYTES: u64 = 1 << 20;
 /// Extents asked for at a time.
 const EXTENTS: usize = 1024;
-/// Records that are read at once, and about how much data they may bring.
-const READS: usize = 64;
-const READ_AHEAD_BYTES: u64 = 8 << 20;
+/// Extents that are read together, and batches of them on their way: what a disk needs to be busy,
+/// and what others that use it hardly feel. A batch brings [`PIECE_BYTES`] of data at most.
+const BATCH_EXTENTS: usize = 32;
+const BATCHES: usize = 8;
 /// The longest name of a snapshot in a stream.
 const MAX_NAME_BYTES: u32 = 255;
+/// Tag, offset and length.
+const RECORD_BYTES: usize = 17;
 
 /// The change of an image as a stream, in pieces of little more than 1 MiB. Nothing is read
 /// before the stream is polled, and then some of it ahead; it ends after the first error.
@@ -51,8 +54,7 @@ pub fn export(
         extents: VecDeque::new(),
         position: 0,
         listed: false,
-        records: FuturesOrdered::new(),
-        reading_bytes: 0,
+        batches: FuturesOrdered::new(),
         ended: false,
     };
     let next = |mut export: Export| async move {
@@ -72,36 +74,32 @@ struct Export {
     position: u64,
     /// There are no more extents.
     listed: bool,
-    /// On their way, in order.
-    records: FuturesOrdered<BoxFuture<'static, Result<Record>>>,
-    reading_bytes: u64,
+    /// Records on their way, in order.
+    batches: FuturesOrdered<BoxFuture<'static, Result<Bytes>>>,
     ended: bool,
 }
 
-/// A record that needs nothing any more.
-struct Record {
-    extent: Extent,
-    data: Bytes,
-}
-
-impl Record {
-    async fn read(handle: Arc<dyn ImageHandle>, extent: Extent) -> Result<Self> {
-        let data = match extent.kind {
-            ExtentKind::Zero => Bytes::new(),
-            ExtentKind::Data => handle.read(extent.offset, extent.length as usize).await?,
-        };
-        Ok(Record { extent, data })
-    }
-
-    fn put(&self, out: &mut BytesMut) {
-        out.put_u8(match self.extent.kind {
+/// The records of extents.
+async fn records(handle: Arc<dyn ImageHandle>, extents: Vec<Extent>) -> Result<Bytes> {
+    let is_data = |extent: &&Extent| extent.kind == ExtentKind::Data;
+    let range = |extent: &Extent| extent.offset..extent.offset + extent.length;
+    let ranges: Vec<_> = extents.iter().filter(is_data).map(range).collect();
+    let data = handle.read_each(&ranges).await?;
+    let data_bytes: usize = data.iter().map(Bytes::len).sum();
+    let mut records = BytesMut::with_capacity(data_bytes + RECORD_BYTES * extents.len());
+    let mut data = data.into_iter();
+    for extent in extents {
+        records.put_u8(match extent.kind {
             ExtentKind::Zero => b'z',
             ExtentKind::Data => b'w',
         });
-        out.put_u64_le(self.extent.offset);
-        out.put_u64_le(self.extent.length);
-        out.put_slice(&self.data);
+        records.put_u64_le(extent.offset);
+        records.put_u64_le(extent.length);
+        if extent.kind == ExtentKind::Data {
+            records.extend(data.next());
+        }
     }
+    Ok(records.freeze())
 }
 
 impl Export {
@@ -114,27 +112,19 @@ impl Export {
         if self.ended {
             return Ok(None);
         }
-        self.read_ahead(&handle).await?;
-        let Some(mut record) = self.records.next().await.transpose()? else {
+        while self.batches.len() < BATCHES {
+            let batch = self.next_batch().await?;
+            if batch.is_empty() {
+                break;
+            }
+            let records = records(Arc::clone(&handle), batch);
+            self.batches.push_back(records.boxed());
+        }
+        let Some(records) = self.batches.next().await else {
             self.ended = true;
             return Ok(Some(Bytes::from_static(b"e")));
         };
-        let mut piece = BytesMut::new();
-        loop {
-            if record.extent.kind == ExtentKind::Data {
-                self.reading_bytes -= record.extent.length;
-            }
-            record.put(&mut piece);
-            if piece.len() as u64 >= PIECE_BYTES {
-                break;
-            }
-            // What has come as well goes along.
-            match self.records.next().now_or_never().flatten() {
-                Some(next) => record = next?,
-                None => break,
-            }
-        }
-        Ok(Some(piece.freeze()))
+        records.map(Some)
     }
 
     fn header(&self, size_bytes: u64) -> Bytes {
@@ -151,35 +141,45 @@ impl Export {
         header.freeze()
     }
 
-    /// Starts to read what comes next, up to the limits.
-    async fn read_ahead(&mut self, handle: &Arc<dyn ImageHandle>) -> Result<()> {
-        while self.records.len() < READS && self.reading_bytes < READ_AHEAD_BYTES {
+    /// The extents that are read next, together. Empty: there are no more.
+    async fn next_batch(&mut self) -> Result<Vec<Extent>> {
+        let mut batch = Vec::new();
+        let mut room = PIECE_BYTES;
+        while batch.len() < BATCH_EXTENTS && room > 0 {
             if self.extents.is_empty() && !self.listed {
-                let change = Change {
-                    from: self.from.as_deref(),
-                    to: self.to.as_deref(),
-                };
-                let diff = self.store.diff(&self.image, change, self.position, EXTENTS);
-                self.extents = diff.await?.into();
-                self.listed = self.extents.is_empty();
+                self.list().await?;
             }
             let Some(mut extent) = self.extents.pop_front() else {
-                return Ok(());
+                break;
             };
-            self.position = extent.offset.saturating_add(extent.length);
             if extent.kind == ExtentKind::Data {
-                if extent.length > PIECE_BYTES {
+                let now = extent.length.min(room);
+                if now < extent.length {
                     self.extents.push_front(Extent {
-                        offset: extent.offset + PIECE_BYTES,
-                        length: extent.length - PIECE_BYTES,
+                        offset: extent.offset + now,
+                        length: extent.length - now,
                         ..extent
                     });
-                    extent.length = PIECE_BYTES;
+                    extent.length = now;
                 }
-                self.reading_bytes += extent.length;
+                room -= now;
             }
-            let record = Record::read(Arc::clone(handle), extent);
-            self.records.push_back(record.boxed());
+            batch.push(extent);
+        }
+        Ok(batch)
+    }
+
+    async fn list(&mut self) -> Result<()> {
+        let change = Change {
+            from: self.from.as_deref(),
+            to: self.to.as_deref(),
+        };
+        let diff = self.store.diff(&self.image, change, self.position, EXTENTS);
+        self.extents = diff.await?.into();
+        let end = |last: &Extent| last.offset.saturating_add(last.length);
+        match self.extents.back() {
+            Some(last) => self.position = end(last),
+            None => self.listed = true,
         }
         Ok(())
     }
@@ -470,6 +470,48 @@ mod tests {
         wanted.extend([7; 4096]);
         wanted.extend(b"e");
         assert_eq!(full, wanted);
+    }
+
+    /// More extents than one batch and one list have, and longer ones than a piece.
+    #[tokio::test]
+    async fn many_and_long_extents_come_in_their_order() {
+        let store = store().await;
+        let blocks = 2 * EXTENTS as u64 + 3;
+        let long = blocks * 8192;
+        let size = long + 3 * PIECE_BYTES + 4096;
+        store.create(&spec("a"), size).await.unwrap();
+        let handle = store.open(&spec("a"), None).await.unwrap();
+        let content = |index: u64| Bytes::from(vec![index as u8 | 1; 4096]);
+        for index in 0..blocks {
+            handle.write(index * 8192, content(index)).await.unwrap();
+        }
+        let data: Vec<u8> = (0..3 * PIECE_BYTES)
+            .map(|at| (at >> 12) as u8 | 1)
+            .collect();
+        handle
+            .write(long + 4096, data.clone().into())
+            .await
+            .unwrap();
+        let all = Change {
+            from: None,
+            to: None,
+        };
+        let found: Vec<_> = export(&store, &spec("a"), all).collect().await;
+        let longest = found.iter().map(|piece| piece.as_ref().unwrap().len());
+        let most = PIECE_BYTES as usize + BATCH_EXTENTS * RECORD_BYTES;
+        assert!(longest.max().unwrap() <= most);
+        let found = stream::iter(found);
+        store.create(&spec("b"), size).await.unwrap();
+        let done = import(&*store, &spec("b"), found).await.unwrap();
+        assert_eq!(done.data_bytes, blocks * 4096 + 3 * PIECE_BYTES);
+        let copy = store.open(&spec("b"), None).await.unwrap();
+        let whole = copy.read(0, size as usize).await.unwrap();
+        for index in 0..blocks {
+            let at = index as usize * 8192;
+            assert_eq!(whole[at..at + 4096], content(index));
+            assert!(whole[at + 4096..at + 8192].iter().all(|byte| *byte == 0));
+        }
+        assert!(whole[long as usize + 4096..] == data);
     }
 
     #[tokio::test]

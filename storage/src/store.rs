@@ -1,10 +1,12 @@
 //! The trait that every engine implements. Sizes, offsets and lengths are in bytes.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Lanes, Result};
@@ -236,6 +238,12 @@ pub trait ImageHandle: Send + Sync + 'static {
     fn read_only(&self) -> bool;
     /// Exactly `length` bytes; `Invalid` when the range passes the end or [`MAX_READ_BYTES`].
     async fn read(&self, offset: u64, length: usize) -> Result<Bytes>;
+    /// Reads several ranges at the same time; the answers come in their order. Each is as one of
+    /// [`read`](ImageHandle::read), and all of them are in memory when this returns.
+    async fn read_each(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let read = |range: &Range<u64>| self.read(range.start, length_of(range));
+        try_join_all(ranges.iter().map(read)).await
+    }
     async fn write(&self, offset: u64, data: Bytes) -> Result<()>;
     /// The range reads as zero and its space is given back.
     async fn discard(&self, offset: u64, length: u64) -> Result<()>;
@@ -298,6 +306,11 @@ pub(crate) fn check_read(offset: u64, length: usize, size_bytes: u64) -> Result<
         )));
     }
     check_range(offset, length as u64, size_bytes)
+}
+
+/// Bytes of a range; one that ends before it begins has none.
+pub(crate) fn length_of(range: &Range<u64>) -> usize {
+    usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX)
 }
 
 /// Checks the length of a small object or a metadata value.

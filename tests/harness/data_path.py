@@ -42,7 +42,7 @@ STEADY = [
     ("4k random read QD32", Job("randread"), 1.0),
     ("4k random read QD1", Job("randread", depth=1), 1.2),
 ]
-# In this order; `tests/bench data-path --only` takes one of them.
+# In this order; `tests/bench data-path --only` takes some of them.
 GROUPS = ["steady", "scattered", "limits", "first_touch", "clones", "deletes", "calls", "big"]
 SCATTERED = [
     ("1 MiB sequential read after a random overwrite", SEQUENTIAL_READ, 0.55),
@@ -131,8 +131,8 @@ class DataPath:
 
     # Figures ----------------------------------------------------------------------------
 
-    def run(self, only: str | None) -> None:
-        groups = [name for name in GROUPS if only in (None, name)]
+    def run(self, only: list[str]) -> None:
+        groups = [name for name in GROUPS if not only or name in only]
         if groups != ["big"]:
             self.say("filling the volumes")
             self.subject = self.volume()
@@ -163,6 +163,15 @@ class DataPath:
     def say(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
+    def add(self, *rows: Row) -> None:
+        """Notes figures, and shows them: a run that is cut off has said what it found."""
+        self.rows += rows
+        for row in rows:
+            ours, theirs = ([round(value, 1) for value in side] for side in (row.ours, row.theirs))
+            against = f"; {row.against} {theirs}" if theirs else ""
+            ratio = row.ratio()
+            self.say(f"  {row.figure}: {ours}{against}{'' if ratio is None else f'; {ratio:.2f}'}")
+
     def compare(self, figure: tuple[str, Job, float | None], sides: tuple[str, str]) -> None:
         name, job, at_least = figure
         self.say(name)
@@ -174,16 +183,17 @@ class DataPath:
                 nbd_peers.drop_caches()
                 result = fio.run(sides[side], job, self.size, self.seconds, seed=number + 1)
                 (row.ours, row.theirs)[side].append(rate(job, result))
-        self.rows.append(row)
+        self.add(row)
 
     def limits(self) -> None:
         """What the disk and the protocol give at best; Basalt's own value stands above."""
         self.say("physical limits")
+        # The third is what reading in order comes to where each block lies somewhere else.
         for name, job in [("4k random write QD32", Job("randwrite")), ("4k random read QD32", Job("randread")),
-                          ("1 MiB sequential read QD16", SEQUENTIAL_READ)]:
+                          ("4k random read QD256", Job("randread", depth=256)), ("1 MiB sequential read QD16", SEQUENTIAL_READ)]:
             row = Row(f"limit: {name}", "the file, O_DIRECT", unit="MiB/s" if job.block == "1m" else "IOPS")
             row.theirs = [rate(job, fio.run(str(self.raw), job, self.size, self.seconds, seed=n)) for n in range(self.rounds)]
-            self.rows.append(row)
+            self.add(row)
         with nbd_peers.nbdkit_null(self.folder, self.size) as null, self.memory_export() as memory:
             for name, job in [("4k random write QD32", Job("randwrite")), ("4k random read QD32", Job("randread")),
                               ("4k random read QD1", Job("randread", depth=1))]:
@@ -191,7 +201,7 @@ class DataPath:
                 for number in range(self.rounds):
                     row.ours.append(rate(job, fio.run(f"nbd+unix:///volume-1?socket={memory.socket}", job, 256 * MIB, self.seconds, seed=number)))
                     row.theirs.append(rate(job, fio.run(null.address, job, 256 * MIB, self.seconds, seed=number)))
-                self.rows.append(row)
+                self.add(row)
 
     def memory_export(self) -> nbd_peers.Export:
         return nbd_peers.Export(self.folder, "memory", [str(prepare.example("nbd_memory")), "SOCKET", "256"])
@@ -229,7 +239,7 @@ class DataPath:
                 slow = Job("randwrite", bytes=self.diff // 8)
                 rows[3].theirs.append(fio.run(peer.address, slow, self.size, seed=200 + number).iops)
             tool("qemu-img", "snapshot", "-d", f"s{number}", str(internal))
-        self.rows += [*rows, clone_row]
+        self.add(*rows, clone_row)
         internal.unlink()
 
     def clones(self) -> None:
@@ -252,7 +262,7 @@ class DataPath:
             for row, depth in zip(rows, depths):
                 row.ours.append(found[depth])
                 row.theirs.append(found[0])
-        self.rows += rows
+        self.add(*rows)
         for identity in reversed(chain[1:]):
             self.delete("volumes", identity)
 
@@ -277,7 +287,7 @@ class DataPath:
             self.rest.until(f"/volumes/{doomed}", lambda answer: answer.status == 404)
             gone.ours.append((time.monotonic() - began) * 1000)
             row.ours.append(meanwhile.result())
-        self.rows += [row, gone]
+        self.add(row, gone)
         self.delete("volumes", foreground)
 
     def calls(self) -> None:
@@ -286,7 +296,7 @@ class DataPath:
         snapshot = self.create("snapshots", volume_id=self.subject)
         used_before = self.server_usage()
         fio.run(self.address(self.subject), Job("randwrite", bytes=self.diff), self.size, seed=7)
-        self.rows.append(Row(f"space of {self.diff // MIB} MiB in 4k blocks", "written MiB × 1.3 + 64", 1.0, "MiB", smaller=True,
+        self.add(Row(f"space of {self.diff // MIB} MiB in 4k blocks", "written MiB × 1.3 + 64", 1.0, "MiB", smaller=True,
                              ours=[(self.server_usage() - used_before) / MIB], theirs=[self.diff / MIB * 1.3 + 64]))
         self.server.stop()
         self.qemu_calls(self.call_times(snapshot))
@@ -306,16 +316,18 @@ class DataPath:
             (Row(f"diff of {self.diff // MIB} MiB in {self.size // MIB} MiB full", "qemu-img map", 3.0, "ms", True), "diff_ms",
              ["qemu-img", "map", "--output=json", str(overlay)]),
             (Row("export of that diff", "qemu-img convert -B", 4.0, "ms", True), "export_ms",
-             ["qemu-img", "convert", "-O", "qcow2", "-F", "raw", "-B", str(self.raw), str(overlay), str(copied)]),
+             ["qemu-img", "convert", "-t", "writeback", "-O", "qcow2", "-F", "raw", "-B", str(self.raw), str(overlay), str(copied)]),
         ]
         for row, call, command in rows:
             row.ours.append(ours[call])
             for _ in range(self.rounds):
                 copied.unlink(missing_ok=True)
+                if call == "export_ms":
+                    nbd_peers.drop_caches()
                 began = time.monotonic()
                 tool(*command)
                 row.theirs.append((time.monotonic() - began) * 1000)
-            self.rows.append(row)
+            self.add(row)
         self.map_ms = statistics.median(rows[0][0].theirs)
         self.flatten_row(ours)
 
@@ -329,7 +341,7 @@ class DataPath:
         began = time.monotonic()
         tool("qemu-img", "rebase", "-b", "", str(child))
         taken = (time.monotonic() - began) * 1000
-        self.rows.append(Row(f"flatten of a clone ({self.size // MIB} MiB; rebase of {size // MIB} MiB)", "qemu-img rebase", 100.0, "ms", True,
+        self.add(Row(f"flatten of a clone ({self.size // MIB} MiB; rebase of {size // MIB} MiB)", "qemu-img rebase", 100.0, "ms", True,
                              [ours["flatten_ms"]], [taken]))
 
     def server_usage(self) -> int:
@@ -347,7 +359,7 @@ class DataPath:
         shutil.rmtree(store)
 
         def row(figure: str, call: str, against: str, theirs: float, at_least: float | None, unit: str = "ms") -> None:
-            self.rows.append(Row(figure, against, at_least, unit, True, [ours[call]], [theirs] if theirs else []))
+            self.add(Row(figure, against, at_least, unit, True, [ours[call]], [theirs] if theirs else []))
 
         for call in ("snapshot", "clone"):
             row(f"{call} of {wide} GiB", f"{call}_wide_ms", "2 GiB image", ours[f"{call}_small_ms"], 0.5)
@@ -365,6 +377,7 @@ class DataPath:
         self.notes += [
             "the figures of images beyond the disk are of a real map, log and checkpoints over a device that does not keep the data (example big_store)",
             "snapshot, clone, flatten, diff, export and delete are the store's calls, timed without HTTP and journal (tests/bench control-plane has those)",
+            "an export, ours and qemu-img's (-t writeback), is durable when its time ends; what it reads is not in the page cache",
             "space is what the file system holds for the store, preallocation included",
         ]
         if not nbd_peers.drop_caches():
@@ -378,7 +391,7 @@ def figures(*command: str) -> dict[str, float]:
     return json.loads(result.stdout)
 
 
-def measure(folder: Path | None, rounds: int, seconds: float, size_gib: int, short: bool, only: str | None) -> tuple[list[Row], list[str]]:
+def measure(folder: Path | None, rounds: int, seconds: float, size_gib: int, short: bool, only: list[str]) -> tuple[list[Row], list[str]]:
     """Runs everything on a server of its own, in `folder` or the system's temporary one."""
     with Basalt(folder=folder, config=CONFIG) as server:
         server.start()

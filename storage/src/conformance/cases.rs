@@ -117,6 +117,8 @@ async fn bad_arguments(store: &dyn ImageStore, limits: Limits) -> Outcome {
     let handle = store.open(&image, None).await?;
     refused("read", handle.read(0, MAX_READ_BYTES + 1).await, invalid)?;
     refused("read", handle.read(u64::MAX, 1).await, invalid)?;
+    let ranges = [0..1, u64::MAX - 1..u64::MAX];
+    refused("read", handle.read_each(&ranges).await, invalid)?;
     refused(
         "write",
         handle

@@ -259,5 +259,30 @@ pub(super) async fn same_content(engine: &dyn ImageHandle, oracle: &dyn ImageHan
             }
         }
     }
+    same_when_read_together(engine, oracle).await
+}
+
+/// A little around both ends of extents, read in one go.
+async fn same_when_read_together(engine: &dyn ImageHandle, oracle: &dyn ImageHandle) -> Outcome {
+    let size = oracle.size_bytes();
+    let extents = oracle.extents(0, size, 40).await?;
+    let ends = extents.iter().flat_map(|extent| {
+        let end = extent.offset + extent.length;
+        [extent.offset..extent.offset, extent.offset..end, end..size]
+    });
+    let ranges: Vec<_> = ends
+        .map(|range| range.start..range.end.min(range.start + BLOCK + 77))
+        .collect();
+    let found = engine.read_each(&ranges).await?;
+    ensure(found.len() == ranges.len(), || {
+        format!("{} answers to {} ranges", found.len(), ranges.len())
+    })?;
+    for (found, range) in found.iter().zip(&ranges) {
+        let length = (range.end - range.start) as usize;
+        let wanted = oracle.read(range.start, length).await?;
+        ensure(*found == wanted, || {
+            format!("other data in {range:?}, read with others")
+        })?;
+    }
     Ok(())
 }

@@ -473,17 +473,23 @@ impl Shard {
         }
     }
 
-    /// Lets freed units be used again that no running read can mean.
-    pub(super) fn release_units(&mut self) {
-        while let Some((generation, _)) = self.to_release.front() {
+    /// Lets freed units be used again that no running read can mean, `most` of them; what is left
+    /// of that number may still be.
+    pub(super) fn release_units(&mut self, most: &mut usize) {
+        while *most > 0
+            && let Some((generation, units)) = self.to_release.front_mut()
+        {
             let oldest = self.readers.keys().next();
             if oldest.is_some_and(|oldest| oldest <= generation) {
                 return;
             }
-            if let Some((_, units)) = self.to_release.pop_front() {
-                self.state.trees.space.release(units);
-                self.again = true;
+            let released = units.split_off(units.len().saturating_sub(*most));
+            *most -= released.len();
+            if units.is_empty() {
+                self.to_release.pop_front();
             }
+            self.state.trees.space.release(released);
+            self.again = true;
         }
     }
 }

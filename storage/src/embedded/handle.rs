@@ -1,19 +1,21 @@
 //! Open images and snapshots.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
+use tokio::sync::oneshot;
 
 use super::buffer::UNIT_BYTES;
-use super::open::Shared;
+use super::open::{Shared, answered};
 use super::reading::{BORROWED_BYTES, WRONG, describe};
-use super::request::{Change, Content, List, Part, Patch, Read, ReadTo, Request, parts};
+use super::request::{Blocks, Change, Content, List, Part, Patch, Read, ReadTo, Request, parts};
 use super::walk::{Listing, Walk};
 use crate::aligned::Borrowed;
-use crate::store::{check_limit, check_range, check_read};
+use crate::store::{check_limit, check_range, check_read, length_of};
 use crate::{Error, Extent, ImageHandle, Result};
 
 const UNIT: u64 = UNIT_BYTES as u64;
@@ -62,10 +64,61 @@ impl Handle {
     }
 }
 
+/// A read of any bytes of an image or a snapshot, that is under way.
+struct Reading {
+    block: u64,
+    /// Of what was asked for, in its blocks.
+    start: usize,
+    length: usize,
+    answer: oneshot::Receiver<Result<Blocks>>,
+}
+
+impl Reading {
+    /// `length` is not 0.
+    fn new((image, snapshot): (u64, Option<u64>), offset: u64, length: usize) -> (Request, Self) {
+        let block = offset / UNIT;
+        let count = (offset + length as u64).div_ceil(UNIT) - block;
+        let (reply, answer) = oneshot::channel();
+        let to = ReadTo::Caller(reply);
+        let request = Request::Read(Read {
+            image,
+            snapshot,
+            block,
+            count,
+            to,
+        });
+        let start = (offset - block * UNIT) as usize;
+        let reading = Reading {
+            block,
+            start,
+            length,
+            answer,
+        };
+        (request, reading)
+    }
+
+    /// Waits for the blocks, and checks them.
+    async fn end(self, shared: &Shared, name: &str) -> Result<Bytes> {
+        let blocks = answered(self.answer).await?;
+        if let Some((index, unit)) = blocks.damage() {
+            return Err(Error::Corrupt {
+                image: name.to_owned(),
+                offset: (self.block + index) * UNIT,
+                detail: describe(unit, WRONG),
+            });
+        }
+        let data = match blocks.data.len() {
+            BORROWED_BYTES.. => Borrowed::bytes(blocks.data, &shared.spares),
+            _ => blocks.data.freeze(),
+        };
+        Ok(data.slice(self.start..self.start + self.length))
+    }
+}
+
 /// Reads any bytes of an image or a snapshot, and checks them.
 pub(super) async fn read(
     shared: &Arc<Shared>,
-    (image, snapshot): (u64, Option<u64>),
+    of: (u64, Option<u64>),
     name: &str,
     offset: u64,
     length: usize,
@@ -73,31 +126,9 @@ pub(super) async fn read(
     if length == 0 {
         return Ok(Bytes::new());
     }
-    let block = offset / UNIT;
-    let count = (offset + length as u64).div_ceil(UNIT) - block;
-    let request = |reply| {
-        Request::Read(Read {
-            image,
-            snapshot,
-            block,
-            count,
-            to: ReadTo::Caller(reply),
-        })
-    };
-    let blocks = shared.ask(request).await?;
-    if let Some((index, unit)) = blocks.damage() {
-        return Err(Error::Corrupt {
-            image: name.to_owned(),
-            offset: (block + index) * UNIT,
-            detail: describe(unit, WRONG),
-        });
-    }
-    let start = (offset - block * UNIT) as usize;
-    let data = match blocks.data.len() {
-        BORROWED_BYTES.. => Borrowed::bytes(blocks.data, &shared.spares),
-        _ => blocks.data.freeze(),
-    };
-    Ok(data.slice(start..start + length))
+    let (request, reading) = Reading::new(of, offset, length);
+    shared.submit([request])?;
+    reading.end(shared, name).await
 }
 
 #[async_trait]
@@ -114,6 +145,29 @@ impl ImageHandle for Handle {
         check_read(offset, length, self.size_bytes())?;
         let of = (self.image, self.snapshot);
         read(&self.shared, of, &self.name, offset, length).await
+    }
+
+    async fn read_each(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let of = (self.image, self.snapshot);
+        let mut requests = Vec::with_capacity(ranges.len());
+        let mut readings = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let length = length_of(range);
+            check_read(range.start, length, self.size_bytes())?;
+            let started = (length > 0).then(|| Reading::new(of, range.start, length));
+            let (request, reading) = started.unzip();
+            requests.extend(request);
+            readings.push(reading);
+        }
+        self.shared.submit(requests)?;
+        let mut data = Vec::with_capacity(readings.len());
+        for reading in readings {
+            data.push(match reading {
+                Some(reading) => reading.end(&self.shared, &self.name).await?,
+                None => Bytes::new(),
+            });
+        }
+        Ok(data)
     }
 
     async fn write(&self, offset: u64, mut data: Bytes) -> Result<()> {

@@ -6,8 +6,11 @@
 
 use super::format::Unit;
 use super::format::node::{FANOUT, Inner, Leaf, Node};
-use super::pages::{Missing, Pages, Stop, is_unsaved};
+use super::pages::{Missing, Pages, Slot, Stop, is_unsaved};
 use super::tree::{Dropped, Root, Trees, confused, entry_blocks, height_for, index_of};
+
+/// The pages above a block, by level: the leaf first.
+type Path = [Slot; 7];
 
 /// A page that was put there by [`Trees::writable`] a moment ago.
 fn inner(pages: &mut Pages, page: u64) -> Option<&mut Inner> {
@@ -122,13 +125,19 @@ impl Trees {
         unit: Unit,
         crcs: &[u32],
     ) -> Result<(), Stop> {
+        if index_of(block, 0) + crcs.len() <= FANOUT
+            && let Some(path) = self.own_path(root, block)
+        {
+            return self.put(root, &path, (block, unit), crcs);
+        }
         let end = block + crcs.len() as u64;
         self.ready_all(root, block, end)?;
         let (mut block, mut unit, mut crcs) = (block, unit, crcs);
         while !crcs.is_empty() {
             let in_leaf = FANOUT - index_of(block, 0);
             let (now, later) = crcs.split_at(in_leaf.min(crcs.len()));
-            self.map_in_leaf(root, block, unit, now)?;
+            let path = self.make_own_path(root, block)?;
+            self.put(root, &path, (block, unit), now)?;
             block += now.len() as u64;
             unit += now.len() as u64;
             crcs = later;
@@ -136,19 +145,40 @@ impl Trees {
         Ok(())
     }
 
-    fn map_in_leaf(
-        &mut self,
-        root: &mut Root,
-        block: u64,
-        unit: Unit,
-        crcs: &[u32],
-    ) -> Result<(), Stop> {
+    /// The pages above a block, if all of them may be changed as they are: they changed since the
+    /// last checkpoint, and nobody shares them. So it is with most writes.
+    fn own_path(&mut self, root: &Root, block: u64) -> Option<Path> {
+        if block >= root.reach() {
+            return None;
+        }
+        let mut path = Path::default();
+        let mut number = root.page;
+        for level in (0..root.height).rev() {
+            let slot = self.pages.slot(number)?;
+            let page = self.pages.at(slot)?;
+            if !is_unsaved(number) || page.references != 1 {
+                return None;
+            }
+            path[level as usize] = slot;
+            if let Node::Inner(inner) = &page.node {
+                number = inner.pages[index_of(block, level)];
+            }
+        }
+        Some(path)
+    }
+
+    /// Makes it so that the pages above a block may be changed. They must be in memory.
+    fn make_own_path(&mut self, root: &mut Root, block: u64) -> Result<Path, Stop> {
         self.reach_for(root, block + 1);
         root.page = self.writable_or_new(root.page, root.height - 1)?;
-        let mut path = [0u64; 8];
+        let mut path = Path::default();
         let mut page = root.page;
-        for level in (1..root.height).rev() {
-            path[level as usize] = page;
+        for level in (0..root.height).rev() {
+            let slot = self.pages.slot(page).ok_or_else(|| confused(page))?;
+            path[level as usize] = slot;
+            if level == 0 {
+                break;
+            }
             let index = index_of(block, level);
             let child = inner(&mut self.pages, page)
                 .ok_or_else(|| confused(page))?
@@ -161,28 +191,40 @@ impl Trees {
             }
             page = new;
         }
-        let mut old = [0u64; FANOUT];
-        let start = index_of(block, 0);
-        let leaf = leaf(&mut self.pages, page).ok_or_else(|| confused(page))?;
-        for (at, crc) in crcs.iter().enumerate() {
-            old[at] = std::mem::replace(&mut leaf.units[start + at], unit + at as u64);
-            leaf.crcs[start + at] = *crc;
-        }
+        Ok(path)
+    }
+
+    /// Maps blocks of one leaf, whose path may be changed.
+    fn put(
+        &mut self,
+        root: &mut Root,
+        path: &Path,
+        (block, unit): (u64, Unit),
+        crcs: &[u32],
+    ) -> Result<(), Stop> {
+        let Some(Node::Leaf(leaf)) = self.pages.at(path[0]).map(|page| &mut page.node) else {
+            return Err(confused(root.page));
+        };
         let mut added = 0;
-        for (at, old) in old.iter().take(crcs.len()).enumerate() {
-            self.space.claim(unit + at as u64, 1);
-            match *old {
+        let places = leaf.units.iter_mut().zip(&mut leaf.crcs);
+        let places = places.skip(index_of(block, 0)).zip(unit..);
+        for (((place, sum), unit), crc) in places.zip(crcs) {
+            self.space.claim(unit, 1);
+            *sum = *crc;
+            match std::mem::replace(place, unit) {
                 0 => added += 1,
-                old => self.subtract_data(old),
+                old if self.space.subtract(old) => self.used -= 1,
+                _ => {}
             }
         }
         self.used += crcs.len() as u64;
         if added > 0 {
             root.mapped += added;
             for level in 1..root.height {
-                let page = path[level as usize];
-                let inner = inner(&mut self.pages, page).ok_or_else(|| confused(page))?;
-                inner.mapped[index_of(block, level)] += added;
+                let page = self.pages.at(path[level as usize]);
+                if let Some(Node::Inner(inner)) = page.map(|page| &mut page.node) {
+                    inner.mapped[index_of(block, level)] += added;
+                }
             }
         }
         Ok(())
@@ -298,6 +340,22 @@ impl Trees {
             }
         }
         Ok(removed)
+    }
+
+    /// Of the dropped pages that come next, those that must be read before they are taken apart.
+    pub(crate) fn missing_drops(&self, among: usize) -> Vec<Missing> {
+        let next = self.drops.iter().rev().take(among);
+        let missing = next.filter(|dropped| {
+            let page = dropped.page;
+            let last = !is_unsaved(page) && self.space.count(page) == 1;
+            last && !self.pages.contains(page)
+        });
+        let missing = missing.map(|dropped| Missing {
+            unit: dropped.page,
+            crc: dropped.crc,
+            level: dropped.level,
+        });
+        missing.collect()
     }
 
     /// Lets go of one dropped page. False: there is none.

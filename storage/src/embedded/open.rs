@@ -89,6 +89,11 @@ fn closed() -> Error {
     Error::Unavailable("it is closed".into())
 }
 
+/// What a request came to.
+pub(super) async fn answered<T>(answer: oneshot::Receiver<Result<T>>) -> Result<T> {
+    answer.await.unwrap_or_else(|_| Err(closed()))
+}
+
 impl EmbeddedStore {
     /// Opens the store in a folder, or makes it. Blocks; must be called within a tokio runtime,
     /// which then carries the store.
@@ -212,21 +217,29 @@ impl Shared {
         value
     }
 
+    /// Submits requests together: the disk gets all that they order in one go.
+    pub(super) fn submit(
+        self: &Arc<Self>,
+        requests: impl IntoIterator<Item = Request>,
+    ) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        self.inbox().extend(requests);
+        if !lane::defer(self) {
+            self.go_on();
+        }
+        Ok(())
+    }
+
     /// Submits a request and waits for its answer.
     pub(super) async fn ask<T>(
         self: &Arc<Self>,
         request: impl FnOnce(Reply<T>) -> Request,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        let request = request(reply);
-        if self.closed.load(Ordering::Acquire) {
-            return Err(closed());
-        }
-        self.inbox().push(request);
-        if !lane::defer(self) {
-            self.go_on();
-        }
-        answer.await.unwrap_or_else(|_| Err(closed()))
+        self.submit([request(reply)])?;
+        answered(answer).await
     }
 
     /// Ends all use; what is under way comes to its end first.

@@ -52,6 +52,10 @@ pub(crate) struct Page {
     pub(crate) node: Node,
 }
 
+/// Where a page is in memory, until it is removed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Slot(u32);
+
 /// A page that must be read first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Missing {
@@ -104,8 +108,18 @@ impl Pages {
 
     #[inline]
     pub(crate) fn find(&mut self, number: u64) -> Option<&mut Page> {
-        let slot = *self.index.get(&number)?;
-        let page = self.slots.get_mut(slot as usize)?.as_mut()?;
+        let slot = self.slot(number)?;
+        self.at(slot)
+    }
+
+    #[inline]
+    pub(crate) fn slot(&self, number: u64) -> Option<Slot> {
+        self.index.get(&number).copied().map(Slot)
+    }
+
+    #[inline]
+    pub(crate) fn at(&mut self, slot: Slot) -> Option<&mut Page> {
+        let page = self.slots.get_mut(slot.0 as usize)?.as_mut()?;
         page.touched = true;
         Some(page)
     }

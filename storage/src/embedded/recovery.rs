@@ -1,8 +1,8 @@
 //! Opening a folder: the last checkpoint, then the log after it, then a new checkpoint.
 //!
 //! **Promises.** Replay takes the longest prefix of the log without a gap, all of whose headers
-//! and data are as their checksums say. It writes nothing before it is done, and then only where
-//! neither the old checkpoint nor that prefix lies, until the new superblock is durable: whoever
+//! and data are as their checksums say. It writes nothing before it is done and the superblock that
+//! it began with is durable, and then only where neither the old checkpoint nor that prefix lies, until the new superblock is durable: whoever
 //! is cut off here starts from the same place again.
 
 use std::io;
@@ -260,6 +260,9 @@ fn load(
     let Some(chosen) = choose(&bytes)? else {
         return Ok((create(disk, settings, fsid)?, None));
     };
+    // Whoever wrote it may have been killed before it was durable, and the checkpoint before it,
+    // which the start writes over, would still be needed.
+    carry_out(&mut *disk, FileId::Superblock, Action::Sync)?;
     let superblock = chosen.superblock;
     let mut state = load_state(&mut *disk, settings, &superblock)?;
     let sequence = replay(&mut *disk, &mut state, &superblock)?;

@@ -25,6 +25,13 @@ use crate::{Error, Result};
 
 /// Dropped pages that are taken apart at one go, between requests.
 const DROPS_AT_ONCE: usize = 8;
+/// … and those that are read ahead for it.
+const DROPS_AHEAD: usize = 32;
+/// Units that are let go between requests.
+const RELEASED_AT_ONCE: usize = 64 << 10;
+/// The list of what is freed until the next checkpoint may take this share of the maps' memory.
+const FREED_SHARE: usize = 8;
+const LEAST_FREED: u64 = 1024;
 
 /// What a store is opened with.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +41,14 @@ pub(crate) struct Settings {
     pub(crate) map_cache_bytes: usize,
     /// Free units that are kept, beside those that writes will soon need.
     pub(crate) spare_units: u64,
+}
+
+impl Settings {
+    /// With so many units freed, what was dropped waits for a checkpoint.
+    pub(super) fn most_freed(&self) -> u64 {
+        let most = self.map_cache_bytes / FREED_SHARE / size_of::<Unit>();
+        LEAST_FREED.max(most as u64)
+    }
 }
 
 /// Who an answer of the disk is for.
@@ -219,6 +234,7 @@ impl Shard {
             self.finish_io(done);
         }
         self.done = done;
+        let mut releasable = RELEASED_AT_ONCE;
         loop {
             self.apply_batches();
             if std::mem::take(&mut self.again) {
@@ -228,14 +244,14 @@ impl Shard {
             self.go_on_with_plans();
             self.build_batches();
             self.start_sync();
-            self.release_units();
+            self.release_units(&mut releasable);
             self.begin_checkpoint_if_wanted();
             self.grow_if_wanted();
             if !self.again {
                 break;
             }
         }
-        let more = self.drop_some();
+        let more = self.drop_some() || releasable == 0;
         self.disk.kick();
         self.state.trees.pages.evict();
         more
@@ -343,10 +359,21 @@ impl Shard {
         self.syncs.left > 0
     }
 
+    /// Whether so much is freed that it must be let go before more is: a removed image may be of any
+    /// size. Where there is no room for a checkpoint, removals go on.
+    fn must_save_before_drops(&self) -> bool {
+        let trees = &self.state.trees;
+        let many = trees.space.freed() >= self.settings.most_freed();
+        many && !trees.drops.is_empty() && !self.checkpoint.is_refused()
+    }
+
     /// Takes some dropped pages apart. True: there are more, and they are in memory.
     fn drop_some(&mut self) -> bool {
         if self.stopped.is_some() {
             return false;
+        }
+        if self.must_save_before_drops() {
+            return !std::mem::replace(&mut self.checkpoint.wanted, true);
         }
         for _ in 0..DROPS_AT_ONCE {
             match self.state.trees.drop_one() {
@@ -359,8 +386,8 @@ impl Shard {
                     }
                     return false;
                 }
-                Err(Stop::Missing(missing)) => {
-                    self.load(missing);
+                Err(Stop::Missing(_)) => {
+                    self.load(self.state.trees.missing_drops(DROPS_AHEAD));
                     return false;
                 }
                 Err(Stop::Damaged(unit, why)) => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use image_formats::ByteSource;
 use storage::{Change, Extent, ExtentKind, ImageHandle, ImageSpec, ImageStore};
@@ -15,10 +16,12 @@ use super::steps::store_failure;
 
 /// The largest piece that is read and written at once.
 pub(crate) const PIECE_BYTES: usize = 4 << 20;
-/// Pieces on their way at once.
-const PIECES_IN_FLIGHT: usize = 4;
+/// Small pieces are read and written together, so many and [`PIECE_BYTES`] at most.
+const GROUP_PIECES: usize = 32;
+/// Groups on their way at once.
+const GROUPS_IN_FLIGHT: usize = 4;
 /// Extents asked for at once.
-const EXTENTS_PER_PAGE: usize = 256;
+const EXTENTS_PER_PAGE: usize = 1024;
 /// A run of zeroes of this length in new data takes no space.
 const ZERO_RUN_BYTES: usize = 64 << 10;
 
@@ -141,36 +144,69 @@ async fn copy_extents(
 ) -> Result<(), TaskError> {
     let size_bytes = source.size_bytes();
     let (source, target) = (source.clone(), target.clone());
-    let moved = stream::iter(extents.into_iter().flat_map(pieces)).map(move |piece| {
+    let moved = stream::iter(groups(extents)).map(move |group| {
         let (source, target) = (source.clone(), target.clone());
         async move {
-            move_piece(source.as_ref(), target.as_ref(), piece)
+            let begin = group.first().map_or(0, |piece| piece.offset);
+            move_group(source.as_ref(), target.as_ref(), group)
                 .await
-                .map(|()| piece)
+                .map(|()| begin)
         }
     });
-    let mut moved = moved.buffered(PIECES_IN_FLIGHT);
-    while let Some(piece) = moved.try_next().await.map_err(store_failure)? {
+    let mut moved = moved.buffered(GROUPS_IN_FLIGHT);
+    while let Some(begin) = moved.try_next().await.map_err(store_failure)? {
         check(watch)?;
         watch
-            .progress(piece.offset as f64 / size_bytes.max(1) as f64)
+            .progress(begin as f64 / size_bytes.max(1) as f64)
             .await;
     }
     Ok(())
 }
 
-async fn move_piece(
+async fn move_group(
     source: &dyn ImageHandle,
     target: &dyn ImageHandle,
-    piece: Extent,
+    group: Vec<Extent>,
 ) -> storage::Result<()> {
-    match piece.kind {
-        ExtentKind::Zero => target.discard(piece.offset, piece.length).await,
-        ExtentKind::Data => {
-            let data = source.read(piece.offset, piece.length as usize).await?;
-            target.write(piece.offset, data).await
+    let data = group.iter().filter(|piece| piece.kind == ExtentKind::Data);
+    let ranges: Vec<_> = data
+        .map(|piece| piece.offset..piece.offset + piece.length)
+        .collect();
+    let mut data = source.read_each(&ranges).await?.into_iter();
+    let moves = group.into_iter().map(|piece| {
+        let data = match piece.kind {
+            ExtentKind::Data => data.next(),
+            ExtentKind::Zero => None,
+        };
+        async move {
+            match data {
+                Some(data) => target.write(piece.offset, data).await,
+                None => target.discard(piece.offset, piece.length).await,
+            }
         }
+    });
+    try_join_all(moves).await.map(drop)
+}
+
+/// What is moved together: a long piece, or several short ones.
+fn groups(extents: Vec<Extent>) -> Vec<Vec<Extent>> {
+    let mut groups: Vec<Vec<Extent>> = Vec::new();
+    let mut room = 0;
+    for piece in extents.into_iter().flat_map(pieces) {
+        let bytes = match piece.kind {
+            ExtentKind::Data => piece.length,
+            ExtentKind::Zero => 0,
+        };
+        match groups.last_mut() {
+            Some(group) if group.len() < GROUP_PIECES && bytes <= room => group.push(piece),
+            _ => {
+                groups.push(vec![piece]);
+                room = PIECE_BYTES as u64;
+            }
+        }
+        room -= bytes;
     }
+    groups
 }
 
 /// Data extents in pieces of at most [`PIECE_BYTES`], zero extents as they are.
@@ -285,5 +321,35 @@ mod tests {
         );
         assert_eq!(pieces(extent(0, u64::MAX, ExtentKind::Zero)).count(), 1);
         assert_eq!(pieces(extent(0, 0, ExtentKind::Zero)).count(), 0);
+    }
+
+    #[test]
+    fn short_pieces_are_grouped_up_to_a_number_and_a_length() {
+        let piece = PIECE_BYTES as u64;
+        let of = |lengths: &[u64]| {
+            let mut offset = 0;
+            let extents = lengths.iter().map(|length| {
+                offset += 2 * length;
+                Extent {
+                    offset,
+                    length: *length,
+                    kind: ExtentKind::Data,
+                }
+            });
+            let sizes = groups(extents.collect());
+            sizes.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[4096; 70]), [32, 32, 6]);
+        assert_eq!(
+            of(&[piece / 2, piece / 2, 1, piece, 3 * piece]),
+            [2, 1, 1, 1, 1, 1]
+        );
+        let zero = Extent {
+            offset: 0,
+            length: u64::MAX,
+            kind: ExtentKind::Zero,
+        };
+        assert_eq!(groups(vec![zero; 40]).len(), 2);
+        assert!(groups(Vec::new()).is_empty());
     }
 }

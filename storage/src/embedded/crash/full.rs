@@ -228,6 +228,43 @@ fn half_empty(world: &mut World) {
     world.ask(Request::Settle).unwrap();
 }
 
+/// Of an image of any size: what is freed is let go before there is much of it.
+#[test]
+fn a_large_removal_is_saved_in_parts() {
+    let mut world = World::new(5, 100 << 20);
+    world.settings.map_cache_bytes = 256 << 10;
+    world.begin();
+    world.create_large("a");
+    let a = world.id_of("a");
+    for place in 0..40 {
+        let answer = world.write_large(a, place);
+        world.wait_for(answer).unwrap();
+    }
+    world.save().unwrap();
+    let before = world.shard.as_ref().unwrap().checkpoint.number;
+    world.remove_large("a");
+    let (reply, mut answer) = oneshot::channel();
+    let shard = world.shard.as_mut().unwrap();
+    shard.submit(Request::Settle(reply));
+    let limit = shard.settings.most_freed();
+    let mut most = 0;
+    for _ in 0..100_000 {
+        world.pump();
+        let freed = world.shard.as_ref().unwrap().state.trees.space.freed();
+        most = most.max(freed);
+        if answer.try_recv().is_ok() {
+            break;
+        }
+    }
+    let shard = world.shard.as_mut().unwrap();
+    shard.finish().unwrap();
+    assert!(shard.state.trees.drops.is_empty());
+    assert!(most <= limit + 8 * WRITE_BLOCKS, "{most} of {limit}");
+    let parts = 40 * WRITE_BLOCKS / limit;
+    assert!(parts >= 2 && shard.checkpoint.number >= before + parts);
+    world.check();
+}
+
 #[test]
 fn space_goes_back_to_the_file_system_and_comes_again() {
     for seed in 0..3 {

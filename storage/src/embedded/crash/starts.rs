@@ -184,3 +184,49 @@ fn a_store_without_superblock_is_not_made_anew() {
     other.open().unwrap();
     other.check();
 }
+
+/// What a killed process has written last may be in the disk's cache only, the superblock too.
+#[test]
+fn a_kill_and_then_a_power_loss_at_any_point_of_a_start_lose_nothing() {
+    let mut world = World::new(6, 64 << 20);
+    world.begin();
+    world.create_large("a");
+    let a = world.id_of("a");
+    for place in 0..2 {
+        let answer = world.write_large(a, place);
+        world.wait_for(answer).unwrap();
+        world.ask(Request::Flush).unwrap();
+    }
+    world.shard = None;
+    world.disk.lose_process();
+    let mut kills = 0..;
+    loop {
+        let mut killed = World::new(0, 0);
+        killed.disk = world.disk.copy(0);
+        let kill = kills.next();
+        killed.disk.platter().left = kill;
+        let survived = killed.open().is_ok();
+        killed.shard = None;
+        killed.disk.lose_process();
+        let mut cuts = 0..;
+        while !start_and_lose_power(&killed.disk, cuts.next(), a) {}
+        if survived {
+            assert!(kill > Some(8), "{kill:?}");
+            return;
+        }
+    }
+}
+
+/// True: the power went when the start was done.
+fn start_and_lose_power(disk: &SimulatedDisk, cut: Option<u64>, image: u64) -> bool {
+    let mut world = World::new(0, 0);
+    world.disk = disk.copy(cut.unwrap_or_default());
+    world.disk.platter().left = cut;
+    let done = world.open().is_ok();
+    world.shard = None;
+    world.disk.lose_power();
+    world.open().unwrap();
+    world.check();
+    world.assert_large(image, 0..2);
+    done
+}

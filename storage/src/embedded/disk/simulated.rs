@@ -170,6 +170,7 @@ impl SimulatedDisk {
                 number: write.number,
             });
             other.unsynced = unsynced.collect();
+            other.answered = platter.answered;
         }
         copy
     }
