@@ -39,8 +39,9 @@ const KEYS: &[&str] = &[
 pub(super) async fn create(call: Call, body: JsonBody) -> Answer<(StatusCode, Json<One>)> {
     let body = body::required(body)?;
     let body = Object::new(&body)?;
+    let volume = body.required_object("volume")?;
     body.only(&["volume", HINTS])?;
-    let mut request = parse(&call, &body.required_object("volume")?)?;
+    let mut request = parse(&call, &volume)?;
     request.hints = scheduler_hints::parse(body.object(HINTS)?)?;
     let details = domain::create(&call.service, &call.context, request).await?;
     Ok((
