@@ -86,19 +86,24 @@ pub fn pieces(
     transfer: Transfer,
 ) -> DataStream {
     let piece_bytes = chunk_bytes.clamp(1, PIECE_BYTES_MAX);
-    let offsets = range.clone().step_by(piece_bytes);
     // In order: a later piece must not take the room that an earlier one waits for.
-    let allowed = stream::iter(offsets).then(move |offset| {
-        let transfer = transfer.clone();
-        async move { (offset, transfer.room().await) }
+    let allowed = stream::unfold(range.start, move |offset| {
+        let (transfer, left) = (transfer.clone(), range.end.saturating_sub(offset));
+        async move {
+            if left == 0 {
+                return None;
+            }
+            let room = transfer.room().await;
+            let most = piece_bytes.min(room.bytes());
+            let length = usize::try_from(left).map_or(most, |left| left.min(most));
+            Some(((offset, length, room), offset.saturating_add(length as u64)))
+        }
     });
-    let reads = allowed.map(move |(offset, room)| {
+    let reads = allowed.map(move |(offset, length, room)| {
         let handle = Arc::clone(&handle);
-        let left = range.end.saturating_sub(offset);
-        let length = usize::try_from(left).unwrap_or(usize::MAX);
         // On any worker: every byte is checked, which takes a while.
         tokio::spawn(async move {
-            let piece = handle.read(offset, length.min(piece_bytes)).await;
+            let piece = handle.read(offset, length).await;
             piece.map(|piece| room.hold(piece))
         })
     });

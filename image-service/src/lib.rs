@@ -30,6 +30,7 @@ mod data_source;
 mod db;
 mod disk_snapshots;
 mod disk_source;
+mod encryption_keys;
 mod error;
 mod fetch;
 mod flows;
@@ -51,6 +52,7 @@ mod uploads;
 mod views;
 
 pub use disk_snapshots::{DiskSnapshotRpc, RPC_TOPIC};
+pub use encryption_keys::KeyManager;
 pub use error::{Error, Result};
 pub use flows::add_location::AddLocation;
 pub use flows::cache_image::CacheImage;
@@ -100,6 +102,8 @@ pub struct ImageService {
     pub(crate) notices: Notices,
     /// Where tokens come from, once the API is served.
     pub(crate) identity_url: OnceLock<String>,
+    /// Where keys of encrypted images are, if there is such a place.
+    keys: OnceLock<Arc<dyn KeyManager>>,
 }
 
 impl ImageService {
@@ -131,7 +135,14 @@ impl ImageService {
             grants: Grants::default(),
             notices,
             identity_url: OnceLock::new(),
+            keys: OnceLock::new(),
         }))
+    }
+
+    /// Lets deleted images take their keys along. To be called once, before requests come.
+    pub fn set_key_manager(&self, keys: Arc<dyn KeyManager>) {
+        // A second one would be the same.
+        let _ = self.keys.set(keys);
     }
 
     /// The whole API: version documents for everybody, the rest for callers with a token.

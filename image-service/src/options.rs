@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rest::cors::Cors;
 use rest::identity::keystone::UnifiedLimits;
 
 use crate::import_plugins::ImportPlugins;
@@ -16,6 +17,8 @@ pub struct Options {
     pub host: String,
     /// While this file is there, `/healthcheck` answers 503.
     pub healthcheck_disable_file: Option<PathBuf>,
+    /// What pages of other origins may do from a browser; `None`: nothing.
+    pub cors: Option<Cors>,
     /// Largest image in bytes.
     pub image_size_cap: u64,
     /// Most custom properties of an image; `None`: any number.
@@ -125,6 +128,7 @@ impl Default for Options {
             public_endpoint: None,
             host: "localhost".to_owned(),
             healthcheck_disable_file: None,
+            cors: None,
             image_size_cap: 1 << 40,
             image_property_quota: Some(128),
             image_tag_quota: Some(128),

@@ -18,6 +18,7 @@ use tracing::Instrument;
 use crate::base_url::PublicEndpoint;
 use crate::body::{self, LimitBytes, declared_bytes};
 use crate::context::new_request_id;
+use crate::cors::{self, Cors};
 use crate::healthcheck;
 use crate::http_client;
 use crate::shape::{Pending, Rendered, default_message};
@@ -47,6 +48,8 @@ pub struct FrameOptions {
     pub public_endpoint: Option<Arc<str>>,
     /// `disable_by_file_path`: while this file is there, `/healthcheck` answers 503.
     pub healthcheck_disable_file: Option<PathBuf>,
+    /// What pages of other origins may do from a browser; `None`: nothing.
+    pub cors: Option<Cors>,
 }
 
 impl FrameOptions {
@@ -61,15 +64,21 @@ impl FrameOptions {
             json_limit_bytes,
             public_endpoint: None,
             healthcheck_disable_file: None,
+            cors: None,
         }
     }
 }
 
 /// Puts `router` into the frame and adds `/healthcheck`.
 pub fn apply(router: Router, options: FrameOptions) -> Router {
-    healthcheck::router(options.healthcheck_disable_file.clone())
+    let cors = options.cors.clone();
+    let framed = healthcheck::router(options.healthcheck_disable_file.clone())
         .merge(router)
-        .layer(from_fn_with_state(Arc::new(options), frame))
+        .layer(from_fn_with_state(Arc::new(options), frame));
+    match cors {
+        Some(cors) => cors::apply(framed, cors),
+        None => framed,
+    }
 }
 
 async fn frame(

@@ -27,6 +27,7 @@ pub mod bad_input;
 pub mod base_url;
 pub mod body;
 pub mod context;
+pub mod cors;
 pub mod fault;
 pub mod filter;
 pub mod frame;

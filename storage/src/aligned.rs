@@ -8,8 +8,9 @@ pub(crate) const ALIGN_BYTES: usize = 4096;
 /// What is kept at most for the next use, unless said otherwise.
 const MOST_BYTES: usize = 4 << 20;
 
-/// An empty buffer with room for this many bytes, which are not touched if they are new.
-pub(crate) fn aligned(capacity: usize) -> BytesMut {
+/// An empty buffer with room for this many bytes, which are not touched if they are new. An engine
+/// with a disk of its own writes long data in such memory from where it is; other data it copies.
+pub fn aligned(capacity: usize) -> BytesMut {
     let capacity = capacity.next_multiple_of(ALIGN_BYTES);
     let mut buffer = BytesMut::with_capacity(capacity + ALIGN_BYTES);
     let skip = buffer.as_ptr().align_offset(ALIGN_BYTES);

@@ -22,6 +22,7 @@ mod error;
 mod lane;
 mod store;
 
+pub use aligned::aligned as aligned_buffer;
 pub use error::{Error, Result};
 pub use lane::Lanes;
 pub use store::{

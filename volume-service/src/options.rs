@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rest::cors::Cors;
+
 use crate::scheduler::{filters, weighers};
 
 /// What the operator may set (`[DEFAULT]` of cinder.conf). Sizes are GiB, -1 is unlimited.
@@ -46,6 +48,8 @@ pub struct Options {
     pub max_request_body_size: usize,
     /// While this file is there, `/healthcheck` answers 503.
     pub healthcheck_disable_file: Option<PathBuf>,
+    /// What pages of other origins may do from a browser; `None`: nothing.
+    pub cors: Option<Cors>,
 
     /// Names of filters ([`crate::scheduler::filters::names`]).
     pub scheduler_default_filters: Vec<String>,
@@ -84,6 +88,7 @@ impl Default for Options {
             backup_container: "backups".to_owned(),
             max_request_body_size: rest::body::DEFAULT_LIMIT_BYTES,
             healthcheck_disable_file: None,
+            cors: None,
 
             scheduler_default_filters: filters::DEFAULT.map(str::to_owned).into(),
             scheduler_default_weighers: weighers::DEFAULT.map(str::to_owned).into(),

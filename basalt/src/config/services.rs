@@ -7,6 +7,8 @@ use std::sync::Arc;
 use image_service::{
     ConversionFormat, Engines, ImportFilter, ImportPlugins, InjectMetadata, StoreKind, StoreOptions,
 };
+use rest::ErrorShape;
+use rest::cors::Cors;
 use rest::http_client::Tls;
 use storage::ImageStore;
 use volume_service::keys::Key;
@@ -61,6 +63,7 @@ pub fn volume_options(config: &Config) -> Result<volume_service::Options, Config
         volume_number_multiplier: config.number("DEFAULT", "volume_number_multiplier")?,
         max_request_body_size: max_request_body_size(config)?,
         healthcheck_disable_file: healthcheck_disable_file(config)?,
+        cors: cors(config, ErrorShape::Volume)?,
     })
 }
 
@@ -84,6 +87,27 @@ fn max_request_body_size(config: &Config) -> Result<usize, ConfigError> {
 fn healthcheck_disable_file(config: &Config) -> Result<Option<PathBuf>, ConfigError> {
     let path = config.text("healthcheck", "disable_by_file_path")?;
     Ok(path.map(|path| config.beside(&path)))
+}
+
+/// What browsers may do at the service of this shape; nothing unless an origin is allowed.
+fn cors(config: &Config, shape: ErrorShape) -> Result<Option<Cors>, ConfigError> {
+    let origins = config.list("cors", "allowed_origin")?;
+    if origins.is_empty() {
+        return Ok(None);
+    }
+    let own = Cors::new(shape, origins);
+    let list = |name: &str, unset: &[String]| {
+        let set = config.list("cors", name)?;
+        Ok::<_, ConfigError>(if set.is_empty() { unset.to_vec() } else { set })
+    };
+    Ok(Some(Cors {
+        allow_credentials: config.boolean("cors", "allow_credentials")?,
+        expose_headers: list("expose_headers", &own.expose_headers)?,
+        max_age_s: config.integer("cors", "max_age")?,
+        allow_methods: list("allow_methods", &own.allow_methods)?,
+        allow_headers: list("allow_headers", &own.allow_headers)?,
+        ..own
+    }))
 }
 
 /// How to reach an image API with https.
@@ -176,6 +200,7 @@ pub fn image_options(config: &Config) -> Result<image_service::Options, ConfigEr
         public_endpoint: config.text("image_api", "public_endpoint")?,
         host: required(config, "DEFAULT", "host")?,
         healthcheck_disable_file: healthcheck_disable_file(config)?,
+        cors: cors(config, ErrorShape::Image)?,
         image_size_cap: config.integer("image_api", "image_size_cap")?,
         image_property_quota: quota("image_property_quota")?,
         image_tag_quota: quota("image_tag_quota")?,
@@ -401,6 +426,24 @@ mod tests {
             .iter()
             .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
         Config::load(&[], pairs).unwrap()
+    }
+
+    #[test]
+    fn browsers_are_let_in_where_an_origin_is_named() {
+        let off = config(&[("OS_CORS__MAX_AGE", "5")]);
+        assert_eq!(image_options(&off).unwrap().cors, None);
+        let on = config(&[
+            ("OS_CORS__ALLOWED_ORIGIN", "https://a, https://b"),
+            ("OS_CORS__ALLOW_METHODS", "GET"),
+            ("OS_CORS__MAX_AGE", "5"),
+        ]);
+        let image = image_options(&on).unwrap().cors.unwrap();
+        assert_eq!(image.allowed_origins, ["https://a", "https://b"]);
+        assert_eq!((image.allow_methods.len(), image.max_age_s), (1, 5));
+        let volume = volume_options(&on).unwrap().cors.unwrap();
+        let version = "OpenStack-API-Version".to_owned();
+        assert!(volume.allow_headers.contains(&version));
+        assert!(!image.allow_headers.contains(&version));
     }
 
     /// Cinder's and Glance's defaults stand in the table here and in the services: they must agree.

@@ -1,9 +1,14 @@
 //! The image API and the workers of its flows.
 
+use std::sync::Arc;
+
 use amqp::Serving;
-use image_service::{DiskSnapshotRpc, ImageService, Notices, RPC_TOPIC};
+use async_trait::async_trait;
+use image_service::{DiskSnapshotRpc, ImageService, KeyManager, Notices, RPC_TOPIC};
+use rest::Secret;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::listen::Bound;
 use super::{Node, end, look_after, serve_http};
@@ -32,6 +37,9 @@ pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Resul
     );
     let service = ImageService::new(node.database.clone(), engines, options, notices).await;
     let service = service.map_err(|error| Error::Start(format!("image service: {error}")))?;
+    if let Some(keys) = image_keys(node)? {
+        service.set_key_manager(keys);
+    }
     let watching = look_after(node, &service.policy, stop)?;
     let stop_workers = CancellationToken::new();
     let workers = service.workers().into_iter();
@@ -42,7 +50,7 @@ pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Resul
         let (service, stop) = (service.clone(), stop.clone());
         tokio::spawn(async move { service.purge_until(stop.cancelled()).await })
     };
-    let rpc = std::sync::Arc::new(DiskSnapshotRpc(service.clone()));
+    let rpc = Arc::new(DiskSnapshotRpc(service.clone()));
     let serving = node.bus.serve(RPC_TOPIC, &node.settings.host, rpc).await;
     let serving = serving.map_err(|error| Error::Start(format!("message bus: {error}")))?;
     let router = service.router(node.identity.clone());
@@ -55,6 +63,24 @@ pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Resul
         stop_workers,
         _serving: serving,
     })
+}
+
+/// The key manager of volumes, for images that were made of encrypted ones.
+struct Keys(volume_service::keys::KeyManager);
+
+#[async_trait]
+impl KeyManager for Keys {
+    async fn delete(&self, token: &Secret, id: Uuid) -> std::result::Result<(), String> {
+        let deleted = self.0.delete(token, id).await;
+        deleted.map_err(|error| error.to_string())
+    }
+}
+
+/// Only Barbican keeps a key for each image.
+fn image_keys(node: &Node) -> Result<Option<Arc<dyn KeyManager>>> {
+    let keys = super::volume::keys(node)?;
+    let is_kept = matches!(keys, volume_service::keys::KeyManager::Barbican(_));
+    Ok(is_kept.then(|| Arc::new(Keys(keys)) as Arc<dyn KeyManager>))
 }
 
 impl Images {

@@ -167,7 +167,7 @@ fn manager(
 }
 
 /// Where the keys of encrypted volumes are.
-fn keys(node: &Node) -> Result<KeyManager> {
+pub(super) fn keys(node: &Node) -> Result<KeyManager> {
     if let Some(key) = services::fixed_key(&node.config)? {
         tracing::warn!(
             "every encrypted volume has the same key: [key_manager] backend is for tests only"

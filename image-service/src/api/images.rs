@@ -9,6 +9,7 @@ use taskflow::NewFlow;
 use super::{Service, access};
 use crate::ImageService;
 use crate::db::{images, locations};
+use crate::encryption_keys;
 use crate::error::{Error, Result};
 use crate::flows::delete::{DeleteImage, Params};
 use crate::image::{Image, Status, lock_key};
@@ -90,6 +91,7 @@ pub async fn delete(
     tx.commit().await?;
     service.doorbell.wake();
     service.forget_copy(image.id).await;
+    encryption_keys::delete_with(service.keys.get(), &context.token, &image).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

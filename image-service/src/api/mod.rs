@@ -65,6 +65,7 @@ pub fn router(service: &Arc<ImageService>, identity: Arc<dyn Identity>) -> Route
     let mut frame = FrameOptions::new(ErrorShape::Image);
     frame.public_endpoint = service.options.public_endpoint.as_deref().map(Arc::from);
     frame.healthcheck_disable_file = service.options.healthcheck_disable_file.clone();
+    frame.cors = service.options.cors.clone();
     let framed = rest::frame::apply(versions::routes(offered).merge(api), frame);
     versions::by_media_type(framed, offered)
 }

@@ -275,14 +275,15 @@ async fn next_piece(
 ) -> Result<Bytes, TaskError> {
     watch.check().await?;
     let mut piece = sink.transfer.buffer().await;
-    while piece.len() < sink.piece_bytes {
+    let piece_bytes = sink.piece_bytes.min(piece.room_bytes());
+    while piece.len() < piece_bytes {
         if rest.is_empty() {
             match next_bytes(source, watch).await? {
                 Some(bytes) => *rest = bytes,
                 None => break,
             }
         }
-        let missing = sink.piece_bytes.saturating_sub(piece.len());
+        let missing = piece_bytes.saturating_sub(piece.len());
         piece.extend(&rest.split_to(rest.len().min(missing)));
     }
     Ok(piece.freeze())
@@ -331,7 +332,7 @@ async fn write_piece(
 fn data_runs(piece: &[u8]) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for (index, step) in piece.chunks(ZERO_STEP_BYTES).enumerate() {
-        if step.iter().fold(0, |all, byte| all | byte) == 0 {
+        if is_zero(step) {
             continue;
         }
         let start = index * ZERO_STEP_BYTES;
@@ -342,6 +343,12 @@ fn data_runs(piece: &[u8]) -> Vec<(usize, usize)> {
         }
     }
     runs
+}
+
+/// Looks no further than needed.
+fn is_zero(step: &[u8]) -> bool {
+    let folded = |word: &[u8]| word.iter().fold(0, |all, byte| all | byte);
+    step.chunks(64).all(|word| folded(word) == 0)
 }
 
 fn died(error: tokio::task::JoinError) -> TaskError {

@@ -12,8 +12,16 @@ use super::{Association, Item, Kind, Namespace, Visibility, document};
 use crate::db::{metadef_items, metadefs};
 use crate::error::{Error, Result};
 
-/// The namespaces that Horizon and users of Nova expect: an array of documents.
-const STANDARD_SET: &str = include_str!("../../metadefs/standard.json");
+/// The namespaces that Horizon and users of Nova expect, as Glance ships them, by what they are
+/// about: arrays of documents.
+const STANDARD_SET: &[&str] = &[
+    include_str!("../../metadefs/cim.json"),
+    include_str!("../../metadefs/compute.json"),
+    include_str!("../../metadefs/compute-drivers.json"),
+    include_str!("../../metadefs/compute-hardware.json"),
+    include_str!("../../metadefs/images.json"),
+    include_str!("../../metadefs/software.json"),
+];
 /// Types of resource that are known before any namespace names them.
 const RESOURCE_TYPES: &[&str] = &[
     "OS::Cinder::Volume",
@@ -21,6 +29,7 @@ const RESOURCE_TYPES: &[&str] = &[
     "OS::Nova::Aggregate",
     "OS::Nova::Flavor",
     "OS::Nova::Server",
+    "OS::Trove::Instance",
 ];
 /// Owner of namespaces that come from files, unless they name one; Glance's choice.
 const FILE_OWNER: &str = "admin";
@@ -35,7 +44,10 @@ pub async fn standard_set(database: &Database) -> Result<()> {
         return Ok(());
     }
     let broken = |error: serde_json::Error| Error::Internal(format!("standard set: {error}"));
-    let documents: Vec<Value> = serde_json::from_str(STANDARD_SET).map_err(broken)?;
+    let mut documents: Vec<Value> = Vec::new();
+    for text in STANDARD_SET {
+        documents.append(&mut serde_json::from_str(text).map_err(broken)?);
+    }
     let mut tx = database.begin().await?;
     // Another process may have been faster.
     if tx.fetch_optional(known, params![]).await?.is_some() {
@@ -212,11 +224,19 @@ mod tests {
     async fn the_standard_set_is_loaded_once() {
         let (database, _folder) = database().await;
         standard_set(&database).await.unwrap();
+        let count = "SELECT COUNT(*) AS n FROM metadef_namespaces WHERE visibility = 'public'";
+        let counted = database.fetch_optional(count, params![]).await.unwrap();
+        assert_eq!(counted.unwrap().get::<i64>("n").unwrap(), 33);
         let image = metadefs::find(&database, "OS::Compute::LibvirtImage").await;
         let image = image.unwrap().unwrap();
-        assert_eq!(image.visibility, Visibility::Public);
         let bus = metadef_items::find(&database, image.id, Kind::Property, "hw_disk_bus");
         assert_eq!(bus.await.unwrap().unwrap().document["type"], "string");
+        let software = metadefs::find(&database, "OS::Software::DBMS").await;
+        let software = software.unwrap().unwrap();
+        let mysql = metadef_items::find(&database, software.id, Kind::Object, "MySQL").await;
+        let mysql = mysql.unwrap().unwrap().document;
+        let port = &mysql["properties"]["sw_database_mysql_listen_port"];
+        assert_eq!(port["maximum"], 65535);
         // What the operator deletes does not come back.
         let mut tx = database.begin().await.unwrap();
         metadefs::delete(&mut tx, image.id).await.unwrap();

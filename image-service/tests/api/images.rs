@@ -522,3 +522,47 @@ async fn schemas_and_info() {
         json!({"tasks": []})
     );
 }
+
+/// Remembers whose token deleted which key.
+#[derive(Default)]
+struct Keys(std::sync::Mutex<Vec<(String, uuid::Uuid)>>);
+
+#[async_trait::async_trait]
+impl image_service::KeyManager for Keys {
+    async fn delete(&self, token: &rest::Secret, id: uuid::Uuid) -> Result<(), String> {
+        let mut deleted = self.0.lock().unwrap();
+        deleted.push((token.expose().to_owned(), id));
+        match deleted.len() {
+            1 => Ok(()),
+            _ => Err("the key manager is on holiday".to_owned()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_image_takes_its_key_along_if_it_says_so() {
+    let world = World::new().await;
+    let keys = std::sync::Arc::new(Keys::default());
+    world.service.set_key_manager(keys.clone());
+    let key = "5b1b6ef8-3f4b-4b6a-8d9c-6d0f0f1c2d3e";
+    let going = "on_image_deletion";
+    for (policy, id) in [
+        (going, key),
+        (going, key),
+        ("do_not_delete", key),
+        (going, "not-a-key"),
+    ] {
+        let body = json!({
+            "name": "i", "cinder_encryption_key_id": id,
+            "cinder_encryption_key_deletion_policy": policy,
+        });
+        let image = world.post(ALICE, "/v2/images", body).await.expect(201);
+        let path = format!("/v2/images/{}", image.json()["id"].as_str().unwrap());
+        // Also where the key cannot be deleted.
+        world.delete(ALICE, &path).await.expect(204);
+        world.get(ALICE, &path).await.expect(404);
+    }
+    let id = uuid::Uuid::parse_str(key).unwrap();
+    let deleted = keys.0.lock().unwrap().clone();
+    assert_eq!(deleted, vec![(ALICE.to_owned(), id); 2]);
+}

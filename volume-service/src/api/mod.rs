@@ -81,6 +81,7 @@ pub fn router(service: Arc<VolumeService>, identity: Arc<dyn Identity>) -> Route
     frame.public_endpoint = service.options.public_endpoint.as_deref().map(Arc::from);
     frame.json_limit_bytes = service.options.max_request_body_size;
     frame.healthcheck_disable_file = service.options.healthcheck_disable_file.clone();
+    frame.cors = service.options.cors.clone();
     let policy = service.policy.clone();
     let api = resources().with_state(service);
     let api = rest::auth::apply(api, identity, policy, ErrorShape::Volume);

@@ -1,9 +1,12 @@
 //! The hashes of image data.
 
-use md5::Md5;
+mod md5;
+
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
+
+use self::md5::Md5;
 
 /// A hash of `os_hash_algo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
