@@ -1,12 +1,9 @@
 //! The hashes of image data.
 
-mod md5;
-
+use md5::Md5;
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
-
-use self::md5::Md5;
 
 /// A hash of `os_hash_algo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
