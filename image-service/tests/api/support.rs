@@ -124,12 +124,16 @@ impl World {
 
     pub async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
+        let (parts, mut body) = response.into_parts();
+        // As a network does: a piece that is kept keeps the room of the next.
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            bytes.extend_from_slice(&frame.unwrap().into_data().unwrap_or_default());
+        }
         Answer {
             status: parts.status,
             headers: parts.headers,
-            bytes,
+            bytes: bytes.into(),
         }
     }
 
