@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -56,13 +57,16 @@ class PlainServer:
     name = "plain copy"
 
     def __init__(self, folder: Path):
+        self.folder = folder
         handler = type("Handler", (Plain,), {"folder": folder})
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/file"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def transfer(self, path: Path) -> tuple[float, float]:
-        return curl("-T", str(path), self.url), curl(self.url)
+    def transfer(self, path: Path) -> tuple[float, float, float]:
+        up, down = curl("-T", str(path), self.url), curl(self.url)
+        forget([self.folder / "plain"])
+        return up, down, curl(self.url)
 
     def stop(self) -> None:
         self.server.shutdown()
@@ -71,8 +75,9 @@ class PlainServer:
 class Service:
     """An image service: Basalt, or a Glance."""
 
-    def __init__(self, name: str, url: str, token: str):
-        self.name = name
+    def __init__(self, name: str, url: str, token: str, folder: Path | None = None):
+        """`folder`: where its data lies, if the operating system remembers that."""
+        self.name, self.folder = name, folder
         self.rest = Rest(f"{url.rstrip('/')}/v2", token, {})
         self.base = f"{url.rstrip('/')}/v2"
         self.headers = ["-H", f"X-Auth-Token: {token}", "-H", "Content-Type: application/octet-stream"]
@@ -91,12 +96,19 @@ class Service:
         assert status == "active", f"{self.name}: image is {status} after its upload"
         return identity, seconds
 
-    def transfer(self, path: Path) -> tuple[float, float]:
+    def download(self, identity: str) -> float:
+        return curl(*self.headers, f"{self.base}/images/{identity}/file")
+
+    def transfer(self, path: Path) -> tuple[float, float, float]:
+        """Seconds of an upload, of a download right after it, and of one from the disk."""
         identity, up = self.upload(path)
-        down = curl(*self.headers, f"{self.base}/images/{identity}/file")
+        down = self.download(identity)
+        if self.folder:
+            forget(self.folder.iterdir())
+        from_disk = self.download(identity)
         self.rest.close()
         self.rest.ok("DELETE", f"/images/{identity}")
-        return up, down
+        return up, down, from_disk
 
     def list_ms(self, count: int) -> float:
         """Milliseconds of one page with that many images."""
@@ -119,6 +131,14 @@ def curl(*arguments: str) -> float:
     command = ["curl", "--silent", "--show-error", "--fail", "--output", "/dev/null", "-H", "Expect:"]
     subprocess.run([*command, *arguments], check=True)
     return time.perf_counter() - began
+
+
+def forget(files: Iterable[Path]) -> None:
+    """Lets the operating system write files to the disk, and forget what is in them."""
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def random_file(folder: Path, mib: int) -> Path:
@@ -148,7 +168,7 @@ def start_glance(folder: Path) -> Service:
     printed = subprocess.run(
         [str(LAB_GLANCE), "start", str(folder)], check=True, stdout=subprocess.PIPE, text=True
     ).stdout
-    return Service("glance", printed.split()[-1], "none")
+    return Service("glance", printed.split()[-1], "none", folder / "images")
 
 
 def stop_glance(folder: Path) -> None:
@@ -167,13 +187,12 @@ def measure(server, token: str, rounds: int, mib: int, images: int, at_once: int
             for _ in range(rounds):
                 for side in [*sides, plain]:
                     taken[side.name].append(side.transfer(path))
+            ways = ["upload of {} MiB, s", "download of {} MiB, s", "download of {} MiB from the disk, s"]
             figures = {
-                f"upload of {mib} MiB, s": {
-                    side: statistics.median(up for up, _ in pairs) for side, pairs in taken.items()
-                },
-                f"download of {mib} MiB, s": {
-                    side: statistics.median(down for _, down in pairs) for side, pairs in taken.items()
-                },
+                way.format(mib): {side: statistics.median(one[number] for one in all) for side, all in taken.items()}
+                for number, way in enumerate(ways)
+            }
+            figures |= {
                 f"list of {images} images, ms": {side.name: side.list_ms(images) for side in sides},
             }
         finally:
