@@ -17,6 +17,7 @@ use super::views::volumes::{One as OneVolume, VolumeView};
 use super::views::{Detail, manageable as views};
 use super::{Answer, body};
 use crate::Error;
+use crate::db::services::VOLUME;
 use crate::domain::manage::{self as domain, Reference, Request};
 use crate::domain::{clusters, manageable, parse_id, snapshots, volumes};
 
@@ -63,7 +64,13 @@ impl Place {
     async fn host(self, call: &Call) -> crate::Result<String> {
         match self {
             Place::Host(host) => Ok(host),
-            Place::Cluster(name) => clusters::host_of(&call.service, &name).await,
+            Place::Cluster(name) => {
+                let host = clusters::host_of(&call.service, &name).await?;
+                host.ok_or_else(|| {
+                    let text = format!("Service {VOLUME} could not be found in cluster {name}.");
+                    Error::NotFound(text)
+                })
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::call::Call;
 use super::{Answer, actions};
+use crate::Error;
 use crate::domain::relocation::{self as domain, Destination};
 use crate::domain::{clusters, volumes};
 use crate::flows::MigrationPolicy;
@@ -71,7 +72,12 @@ async fn migrate(call: &Call, id: &str, body: &Value) -> Answer<StatusCode> {
     )?;
     let host = match target(call, &arguments)? {
         Target::Host(host) => host.to_owned(),
-        Target::Cluster(name) => clusters::host_of(&call.service, name).await?,
+        Target::Cluster(name) => {
+            let host = clusters::host_of(&call.service, name).await?;
+            host.ok_or_else(|| {
+                Error::Invalid(format!("Invalid host: No available service named '{name}'"))
+            })?
+        }
     };
     let to = Destination {
         host,

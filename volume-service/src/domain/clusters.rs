@@ -78,24 +78,22 @@ pub async fn set_disabled(
 }
 
 /// A manager of the cluster that `name` (`cluster@backend`, or with `#pool`) means, as a host
-/// with the same pool; one that is up, if any is.
-pub async fn host_of(service: &VolumeService, name: &str) -> Result<String> {
+/// with the same pool; one that is up, if any is. `None` when the cluster has no manager.
+pub async fn host_of(service: &VolumeService, name: &str) -> Result<Option<String>> {
     let (cluster, pool) = match name.split_once('#') {
         Some((cluster, pool)) => (cluster, Some(pool)),
         None => (name, None),
     };
     let members = match get(service, cluster, Some(services::VOLUME)).await {
         Ok(found) => found.members,
-        Err(Error::NotFound(_)) => Vec::new(),
+        Err(Error::NotFound(_)) => return Ok(None),
         Err(error) => return Err(error),
     };
     let down_time_s = service.options.service_down_time_s;
     let member = members.iter().find(|member| member.is_up(down_time_s));
-    let member = member.or(members.first()).ok_or_else(|| {
-        Error::Invalid(format!("Invalid host: No available service named '{name}'"))
-    })?;
-    Ok(match pool {
-        Some(pool) => format!("{}#{pool}", member.host),
-        None => member.host.clone(),
-    })
+    let host = member.or(members.first()).map(|member| &member.host);
+    Ok(host.map(|host| match pool {
+        Some(pool) => format!("{host}#{pool}"),
+        None => host.clone(),
+    }))
 }

@@ -271,7 +271,7 @@ async fn check_destination(service: &VolumeService, host: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::Invalid(format!(
-        "Invalid host: No available service named {service_host}"
+        "Invalid host: No available service named '{host}'"
     )))
 }
 

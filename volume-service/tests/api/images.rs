@@ -165,7 +165,7 @@ async fn volumes_are_reimaged() {
         .version(67)
         .send()
         .await
-        .fault(400, "badRequest");
+        .fault(404, "itemNotFound");
     for bad in [
         json!({}),
         json!({"image_id": "x"}),
@@ -263,7 +263,7 @@ async fn no_extend_waits_for_its_completion() {
         .version(70)
         .send()
         .await
-        .fault(400, "badRequest");
+        .fault(404, "itemNotFound");
     let text = complete(ADMIN).send().await.fault(400, "badRequest");
     assert_eq!(text, "Invalid volume: Volume is not being extended.");
     world.set("volumes", &volume, "extending").await;

@@ -498,7 +498,7 @@ async fn revert_takes_the_latest_snapshot_only() {
         .version(39)
         .send()
         .await
-        .fault(400, "badRequest");
+        .fault(404, "itemNotFound");
     world.set("volumes", &id, "in-use").await;
     world
         .post(MEMBER, &path, revert(&second))
