@@ -1,4 +1,4 @@
-//! `basalt serve`: every role in one process, from the data folder to the listeners, and back.
+//! `basalt serve`: the roles of one process, from the data folder to the listeners, and back.
 //!
 //! The start makes sure of everything that can fail before it says that it is ready. A stop ends
 //! in the order of need: first what takes new work, then the volume flows, which may need the
@@ -7,13 +7,14 @@
 
 mod bells;
 pub mod control;
-mod dead_clients;
 mod identity;
 mod image;
 mod listen;
 mod nbd;
 mod notifications;
 mod ready_text;
+mod roles;
+mod store_clients;
 mod volume;
 
 use std::collections::BTreeMap;
@@ -37,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use volume_service::connection::Connection;
 
 use crate::commands;
-use crate::config::backends::{self, Cluster, OwnStore, Stores};
+use crate::config::backends::{self, Cluster, OwnStore, Stores, Uses};
 use crate::config::ceph::{self, Reach};
 use crate::config::{Config, Settings, policy};
 use crate::data_dir::DataDir;
@@ -46,54 +47,9 @@ use crate::secrets::Secrets;
 use crate::signals;
 use identity::Identities;
 use listen::{Bound, Sockets};
-
-/// What a process does. An embedded store belongs to one process, so the volume roles go
-/// together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Role {
-    VolumeApi,
-    VolumeScheduler,
-    VolumeManager,
-    VolumeBackup,
-    ImageApi,
-}
-
-/// The roles of this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Roles {
-    volume: bool,
-    image: bool,
-}
-
-impl Roles {
-    /// No role named: all of them.
-    fn of(named: &[Role]) -> Result<Self> {
-        const VOLUME: [Role; 4] = [
-            Role::VolumeApi,
-            Role::VolumeScheduler,
-            Role::VolumeManager,
-            Role::VolumeBackup,
-        ];
-        if named.is_empty() {
-            return Ok(Roles {
-                volume: true,
-                image: true,
-            });
-        }
-        let volume = VOLUME.iter().filter(|role| named.contains(role)).count();
-        if volume != 0 && volume != VOLUME.len() {
-            return Err(Error::Usage(
-                "the roles volume-api, volume-scheduler, volume-manager and volume-backup run in \
-                 one process: the embedded store and the bus inside the process cannot be shared"
-                    .to_owned(),
-            ));
-        }
-        Ok(Roles {
-            volume: volume > 0,
-            image: named.contains(&Role::ImageApi),
-        })
-    }
-}
+pub use roles::Role;
+use roles::Roles;
+use store_clients::StoreClients;
 
 /// Everything that the parts of the process share.
 struct Node {
@@ -101,6 +57,8 @@ struct Node {
     settings: Settings,
     database: Database,
     stores: Stores,
+    /// How clusters know this process; `None`: it is connected to none.
+    clients: Option<Arc<StoreClients>>,
     identity: Arc<dyn Identity>,
     tokens: Arc<dyn TokenSource>,
     bus: Arc<dyn Bus>,
@@ -115,15 +73,16 @@ pub async fn serve(
     settings: Settings,
     roles: &[Role],
 ) -> Result<()> {
-    let roles = Roles::of(roles)?;
+    let roles = Roles::of(roles);
+    roles.check(&config, &settings)?;
     let stop = signals::watch()?;
     let data_dir = DataDir::open(data_dir)?;
     let secrets = Secrets::load_or_make(&data_dir.join("secrets.json"))?;
-    let with_nbd = backends::use_node_store(&config)?;
+    let with_nbd = roles.manager && backends::use_node_store(&config, roles.uses())?;
     let sockets = listen::bind(&settings, &data_dir, roles, with_nbd).await?;
     let (database, (stores, embedded)) = tokio::try_join!(
         open_database(&settings, &data_dir),
-        open_stores(&config, &data_dir)
+        open_stores(&config, roles.uses(), &data_dir)
     )?;
     let Identities {
         identity,
@@ -136,11 +95,17 @@ pub async fn serve(
         None => Arc::new(InProcess::new()),
     };
     let outbox = notifications::outbox(&settings.notifications);
+    let owners = owners(&settings.host, roles);
+    let clients = StoreClients::new(&database, owners, &stores.clusters);
+    if let Some(clients) = &clients {
+        clients.replace_the_one_before().await?;
+    }
     let node = Node {
         config,
         settings,
         database,
         stores,
+        clients,
         identity,
         tokens,
         bus,
@@ -149,13 +114,13 @@ pub async fn serve(
 
     let control = |(folder, store): (PathBuf, _)| control::start(&folder, store, &stop);
     let controls: Vec<_> = embedded.into_iter().map(control).collect();
-    let clients = data_dir.join("ceph-clients.json");
-    let noting = dead_clients::note_changes(&node.stores.clusters, &clients, &stop);
-    let outcome = run(&node, sockets, dev, &data_dir, &stop).await;
+    let clients = node.clients.iter();
+    let noting = clients.map(|clients| clients.note_changes(&stop)).collect();
+    let outcome = run(&node, roles, sockets, dev, &data_dir, &stop).await;
     // Also when the start failed.
     stop.cancel();
     end(controls).await;
-    end(noting.into_iter().collect()).await;
+    end(noting).await;
     let mut closed = Vec::new();
     if let Some(store) = &node.stores.node {
         closed.push(store.close().await);
@@ -166,7 +131,9 @@ pub async fn serve(
     for cluster in &node.stores.clusters {
         closed.push(cluster.store.close().await);
     }
-    dead_clients::forget(&clients);
+    if let Some(clients) = &node.clients {
+        clients.forget().await;
+    }
     node.database.close().await;
     outcome?;
     closed.into_iter().collect::<storage::Result<()>>()?;
@@ -174,15 +141,29 @@ pub async fn serve(
     Ok(())
 }
 
+/// The names by which the workers of this process own flows.
+fn owners(host: &str, roles: Roles) -> Vec<String> {
+    let mut owners = Vec::new();
+    owners.extend(volume::owner(host, roles));
+    if roles.image_api {
+        owners.extend(image_service::worker_owners(host));
+    }
+    owners
+}
+
 /// Starts the parts, says so, waits for the signal, and ends them.
 async fn run(
     node: &Node,
+    roles: Roles,
     sockets: Sockets,
     dev: Option<Arc<DevIdentity>>,
     data_dir: &DataDir,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let exports = nbd::Exports::prepare(node)?;
+    let exports = match roles.manager {
+        true => Some(nbd::Exports::prepare(node)?),
+        false => None,
+    };
     let mut own_stores = Vec::new();
     for own in node.stores.own.values() {
         let listener = listen::unix(&own.nbd_socket).await?;
@@ -209,11 +190,16 @@ async fn run(
     let tls = node.settings.nbd.tls.is_some();
     let connection = nbd_connection(&sockets.nbd_socket, sockets.nbd_address, tls);
     let image_url = sockets.image_url.as_deref();
-    let volumes = match sockets.volume {
-        Some(bound) => Some(volume::start(node, bound, image_url, &connection, stop).await?),
-        None => None,
+    let volumes = match roles.has_volumes() {
+        true => {
+            let bound = sockets.volume;
+            Some(volume::start(node, roles, bound, image_url, &connection, stop).await?)
+        }
+        false => None,
     };
-    serving.extend(exports.start(sockets.nbd, own_stores, stop));
+    if let Some(exports) = exports {
+        serving.extend(exports.start(sockets.nbd, own_stores, stop));
+    }
     print_ready(&text);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), data_dir = %data_dir.path().display(), "ready");
 
@@ -299,6 +285,7 @@ async fn open_database(settings: &Settings, data_dir: &DataDir) -> Result<Databa
 /// the embedded ones of them, with their folders.
 async fn open_stores(
     config: &Config,
+    uses: Uses,
     data_dir: &DataDir,
 ) -> Result<(Stores, Vec<(PathBuf, Arc<EmbeddedStore>)>)> {
     let map_cache_mib: usize = config.integer("store", "map_cache_mib")?;
@@ -308,14 +295,14 @@ async fn open_stores(
     };
     let mut embedded = Vec::new();
     let mut node: Option<Arc<dyn ImageStore>> = None;
-    if backends::use_node_store(config)? {
+    if backends::use_node_store(config, uses)? {
         let folder = data_dir.join("store");
         let store = open_store(folder.clone(), &options).await?;
         embedded.push((folder, Arc::clone(&store)));
         node = Some(store);
     }
     let mut own = BTreeMap::new();
-    for folder in backends::store_folders(config)? {
+    for folder in backends::store_folders(config, uses)? {
         let path = data_dir.path().join(&folder);
         let nbd_socket = path.join("nbd.sock");
         let store = open_store(path.clone(), &options).await?;
@@ -323,10 +310,9 @@ async fn open_stores(
         own.insert(folder, OwnStore { store, nbd_socket });
     }
     let mut clusters = Vec::new();
-    for reach in ceph::all(config)? {
+    for reach in ceph::all(config, uses)? {
         clusters.push(connect(reach).await?);
     }
-    dead_clients::fence(&clusters, &data_dir.join("ceph-clients.json")).await?;
     let stores = Stores {
         node,
         own,
@@ -368,41 +354,4 @@ fn print_ready(text: &str) {
     let _ = output
         .write_all(text.as_bytes())
         .and_then(|()| output.flush());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn volume_roles_go_together() {
-        assert_eq!(
-            Roles::of(&[]).unwrap(),
-            Roles {
-                volume: true,
-                image: true
-            }
-        );
-        assert_eq!(
-            Roles::of(&[Role::ImageApi]).unwrap(),
-            Roles {
-                volume: false,
-                image: true
-            }
-        );
-        assert!(Roles::of(&[Role::VolumeApi, Role::ImageApi]).is_err());
-        let all = [
-            Role::VolumeApi,
-            Role::VolumeScheduler,
-            Role::VolumeManager,
-            Role::VolumeBackup,
-        ];
-        assert_eq!(
-            Roles::of(&all).unwrap(),
-            Roles {
-                volume: true,
-                image: false
-            }
-        );
-    }
 }

@@ -34,6 +34,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     10 "0010_encryption_keys",
     12 "0012_notifications",
     13 "0013_volume_name_id",
+    14 "0014_succession",
 ];
 
 const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (

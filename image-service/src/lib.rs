@@ -21,7 +21,7 @@ use database::Database;
 use rest::identity::Identity;
 use rest::policy::Policy;
 use storage::ImageStore;
-use taskflow::{Doorbell, Worker};
+use taskflow::{Doorbell, Fence, Queue, Worker};
 use uuid::Uuid;
 
 mod api;
@@ -159,9 +159,15 @@ impl ImageService {
 
     /// The workers that run this service's flows. Uploads and imports have one of their own each,
     /// so that who sends slowly keeps no delete waiting. All of them must run for requests to end.
-    pub fn workers(self: &Arc<Self>) -> Vec<Worker<ImageService>> {
-        let host = &self.options.host;
-        let worker = |owner: String, queue: String| {
+    /// They keep flows for `lease` when the process is silent; `fence` shuts out processes whose
+    /// flows they take over.
+    pub fn workers(
+        self: &Arc<Self>,
+        lease: Duration,
+        fence: Option<Arc<dyn Fence>>,
+    ) -> Vec<Worker<ImageService>> {
+        let [upload, store, cache, import] = worker_owners(&self.options.host);
+        let worker = |owner: String, queue: Queue| {
             let builder = Worker::builder(self.database.clone(), self.clone(), owner, [queue])
                 .flow::<UploadImage>()
                 .flow::<DeleteImage>()
@@ -172,19 +178,27 @@ impl ImageService {
                 .flow::<ImportImage>()
                 .flow::<AddLocation>()
                 .flow::<RemoveFromStore>()
-                .doorbell(self.doorbell.clone());
+                .doorbell(self.doorbell.clone())
+                .lease(lease);
+            let builder = match &fence {
+                Some(fence) => builder.fence(Arc::clone(fence)),
+                None => builder,
+            };
             match self.notices.is_wanted() {
                 true => builder.witness(Arc::new(self.notices.clone())),
                 false => builder,
             }
         };
-        let uploads = worker(format!("image-upload:{host}"), self.upload_queue())
+        // What a node has begun itself is ended by the others of its store when it is gone.
+        let of_node = |queue: String, kind: &str| {
+            Queue::of_group(queue, format!("image-{kind}@{}", self.store.fsid()))
+        };
+        let uploads = worker(upload, of_node(self.upload_queue(), "upload"))
             .concurrency(self.options.max_concurrent_uploads)
             .listener(Arc::new(self.uploads.clone()));
-        let store = worker(format!("image-store:{host}"), self.store_queue()).concurrency(8);
-        let cache = worker(format!("image-cache:{host}"), self.cache_queue()).concurrency(1);
-        let imports = worker(format!("image-import:{host}"), self.import_queue())
-            .concurrency(CONCURRENT_IMPORTS);
+        let store = worker(store, self.store_queue().into()).concurrency(8);
+        let cache = worker(cache, of_node(self.cache_queue(), "cache")).concurrency(1);
+        let imports = worker(import, self.import_queue().into()).concurrency(CONCURRENT_IMPORTS);
         vec![
             uploads.build(),
             store.build(),
@@ -238,6 +252,11 @@ impl ImageService {
     pub(crate) fn import_queue(&self) -> String {
         format!("image-import:{}", self.store.fsid())
     }
+}
+
+/// The names by which the workers of a node own flows.
+pub fn worker_owners(host: &str) -> [String; 4] {
+    ["upload", "store", "cache", "import"].map(|kind| format!("image-{kind}:{host}"))
 }
 
 fn open_cache(options: &Options) -> Result<Option<ImageCache>> {

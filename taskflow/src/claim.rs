@@ -15,7 +15,7 @@ use crate::{FlowInfo, Witness, state};
 
 /// The columns of a candidate.
 const COLUMNS: &str = "f.id, f.kind, f.queue, f.resource_type, f.resource_id, f.request_id, \
-    f.project_id, f.user_id, f.created_at, f.seq, f.state, f.generation, f.params, f.failure";
+    f.project_id, f.user_id, f.created_at, f.seq, f.state, f.owner, f.generation, f.params, f.failure";
 
 /// No earlier unfinished flow holds a conflicting lock. Only unfinished flows have rows in
 /// `flow_locks`, and later flows never get a smaller `seq`: what is free stays free until claimed.
@@ -32,6 +32,7 @@ pub(crate) struct Candidate {
     info: FlowInfo,
     seq: i64,
     state: String,
+    owner: Option<String>,
     generation: i64,
     params: String,
     failure: Option<String>,
@@ -59,6 +60,8 @@ pub(crate) struct Claim {
 pub(crate) struct Claimed {
     pub(crate) claim: Claim,
     pub(crate) machine: Box<dyn Machine>,
+    /// Another worker that had the flow and let its lease run out.
+    pub(crate) taken_from: Option<String>,
 }
 
 /// Takes flows for one owner.
@@ -164,6 +167,7 @@ fn candidate(row: &Row) -> Result<Candidate, database::Error> {
         info: info(row)?,
         seq: row.get("seq")?,
         state: row.get("state")?,
+        owner: row.get("owner")?,
         generation: row.get("generation")?,
         params: row.get("params")?,
         failure: row.get("failure")?,
@@ -256,7 +260,11 @@ impl<C: Send + Sync + 'static> Claimer<C> {
             failure: failure.ok().flatten(),
             atoms,
         };
-        Ok(Some(Claimed { claim, machine }))
+        Ok(Some(Claimed {
+            claim,
+            machine,
+            taken_from: candidate.owner.filter(|owner| *owner != self.owner),
+        }))
     }
 
     /// Parks a flow that this release cannot run.

@@ -31,7 +31,9 @@
 //! flows that never wait for a later flow which needs one of their locks.
 //!
 //! **On a crash.** A worker of the same owner name takes up what it held when it starts; others
-//! do when the lease ends. The journal tells the task, which is executed or reverted again.
+//! do when the lease ends: those that serve the same queue, or another [`Queue`] of its group.
+//! The journal tells the task, which is executed or reverted again. A worker that was only
+//! frozen is shut out first, where there is a [`Fence`].
 //!
 //! **Cost.** One transaction to insert, one to claim (with the first task's start), one for
 //! each task with an effect (with the next one's start). Tasks marked [`Task::RECORD_ONLY`]
@@ -110,6 +112,7 @@ mod claim;
 mod doorbell;
 mod engine;
 mod error;
+mod fence;
 mod flow;
 mod journal;
 mod listener;
@@ -117,6 +120,7 @@ mod machine;
 mod new_flow;
 mod operators;
 mod prune;
+mod queue;
 mod retry;
 mod run;
 pub mod state;
@@ -129,11 +133,13 @@ mod tests;
 
 pub use doorbell::Doorbell;
 pub use error::{Error, Result, TaskError};
+pub use fence::Fence;
 pub use flow::{BoxTask, Flow, Task, boxed};
 pub use listener::{FlowEvent, Listener, What};
 pub use new_flow::NewFlow;
 pub use operators::{AtomSummary, Filter, FlowDetail, FlowSummary, Waiting};
 pub use operators::{abandon, list, reject, requeue, resume, show, waiting};
+pub use queue::Queue;
 pub use retry::Retry;
 pub use run::{Failure, FlowInfo, LeaseWatch, Run};
 pub use witness::{Ending, Witness};

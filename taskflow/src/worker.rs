@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::claim::{self, Claimed, Claimer};
 use crate::machine::{Environment, KindOf, Stop};
 use crate::run::Lease;
-use crate::{Doorbell, Flow, Listener, Witness, prune};
+use crate::{Doorbell, Fence, Flow, Listener, Queue, Witness, prune, queue};
 
 /// First and longest pause after a database failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -32,13 +32,16 @@ struct Shared<C> {
     claimer: Claimer<C>,
     environment: Environment,
     doorbell: Doorbell,
+    fence: Option<Arc<dyn Fence>>,
     /// The claims of the flows that run now.
     active: Mutex<HashMap<Uuid, Arc<Lease>>>,
+    /// Names of the worker's own queues and of those that it inherits at present.
+    queues: Mutex<Vec<String>>,
 }
 
 #[derive(Clone)]
 struct Settings {
-    queues: Vec<String>,
+    queues: Vec<Queue>,
     concurrency: usize,
     sweep: Duration,
     grace: Duration,
@@ -50,6 +53,7 @@ pub struct WorkerBuilder<C> {
     claimer: Claimer<C>,
     settings: Settings,
     doorbell: Doorbell,
+    fence: Option<Arc<dyn Fence>>,
     listeners: Vec<Arc<dyn Listener>>,
 }
 
@@ -57,7 +61,7 @@ impl<C: Send + Sync + 'static> Worker<C> {
     /// A worker that claims flows of `queues` as `owner`. The owner's name stays the same when
     /// the process restarts (`volume-manager:host1`) and no two running workers share it: a
     /// worker that starts takes over at once what its name holds.
-    pub fn builder<Q: Into<String>>(
+    pub fn builder<Q: Into<Queue>>(
         database: Database,
         context: Arc<C>,
         owner: impl Into<String>,
@@ -86,6 +90,7 @@ impl<C: Send + Sync + 'static> Worker<C> {
             claimer,
             settings,
             doorbell: Doorbell::new(),
+            fence: None,
             listeners: Vec::new(),
         }
     }
@@ -163,18 +168,18 @@ impl<C: Send + Sync + 'static> Worker<C> {
         own: bool,
     ) -> Result<(Vec<Claimed>, bool), database::Error> {
         let Shared { claimer, .. } = &*self.shared;
-        let (database, queues) = (&claimer.database, &self.settings.queues);
+        let (database, queues) = (&claimer.database, self.shared.queues().clone());
         let mut found = Vec::new();
         if sweep {
             let limit = self.settings.concurrency;
-            found = claim::interrupted(database, queues, &claimer.owner, own, limit).await?;
+            found = claim::interrupted(database, &queues, &claimer.owner, own, limit).await?;
             // What runs here and now is not interrupted.
             let active = self.shared.active();
             found.retain(|candidate| !active.contains_key(&candidate.id()));
         }
         let all = sweep && found.len() < free;
         if found.len() < free {
-            found.extend(claim::pending(database, queues, free - found.len()).await?);
+            found.extend(claim::pending(database, &queues, free - found.len()).await?);
         }
         found.truncate(free);
         Ok((claimer.take(found, own).await?, all))
@@ -201,11 +206,35 @@ impl<C: Send + Sync + 'static> Worker<C> {
         });
     }
 
-    /// Renews the leases of what runs, three times as often as they run out.
+    /// Says that this worker lives, and finds out what others have left to it. What cannot be
+    /// found out now stays as it was.
+    async fn attend(&self) {
+        let Claimer {
+            database,
+            owner,
+            lease_us,
+            ..
+        } = &self.shared.claimer;
+        let own = &self.settings.queues;
+        match queue::attend(database, owner, own, *lease_us).await {
+            Ok(inherited) => {
+                let own = own.iter().map(|queue| queue.name.clone());
+                let mut queues = self.shared.queues();
+                let before = std::mem::replace(&mut *queues, own.chain(inherited).collect());
+                if *queues != before {
+                    tracing::info!(owner, queues = ?*queues, "serves these queues now");
+                }
+            }
+            Err(error) => tracing::warn!(owner, %error, "this worker could not say that it lives"),
+        }
+    }
+
+    /// Attends, and renews the leases of what runs, three times as often as they run out.
     async fn renew(&self) {
         let lease_us = self.shared.claimer.lease_us;
         let pause = Duration::from_micros(u64::try_from(lease_us / 3).unwrap_or(1).max(1));
         loop {
+            self.attend().await;
             tokio::time::sleep(pause).await;
             let active: Vec<_> = self
                 .shared
@@ -213,10 +242,9 @@ impl<C: Send + Sync + 'static> Worker<C> {
                 .iter()
                 .map(|(id, lease)| (*id, lease.clone()))
                 .collect();
-            if active.is_empty() {
-                continue;
-            }
-            if let Err(error) = self.renew_all(&active, lease_us).await {
+            if !active.is_empty()
+                && let Err(error) = self.renew_all(&active, lease_us).await
+            {
                 tracing::warn!(owner = self.shared.claimer.owner, %error, "leases were not renewed");
             }
         }
@@ -274,9 +302,17 @@ impl<C: Send + Sync + 'static> Shared<C> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn queues(&self) -> MutexGuard<'_, Vec<String>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Runs a flow; while its journal cannot be written, waits and takes it up again from what
     /// the journal says.
     async fn run_flow(&self, id: Uuid, mut claimed: Claimed) {
+        if let (Some(before), Some(fence)) = (&claimed.taken_from, &self.fence) {
+            tracing::info!(flow = %id, from = before, "takes over a flow");
+            fence.shut_out(before).await;
+        }
         let mut failures = 0;
         loop {
             let (generation, environment) =
@@ -345,6 +381,12 @@ impl<C: Send + Sync + 'static> WorkerBuilder<C> {
         self
     }
 
+    /// Shuts out the workers whose flows this one takes over.
+    pub fn fence(mut self, fence: Arc<dyn Fence>) -> Self {
+        self.fence = Some(fence);
+        self
+    }
+
     /// Writes down, with the journal, that flows begin and end.
     pub fn witness(mut self, witness: Arc<dyn Witness>) -> Self {
         self.claimer.witness = Some(witness);
@@ -359,10 +401,8 @@ impl<C: Send + Sync + 'static> WorkerBuilder<C> {
 
     /// How long a worker that is silent keeps its flows; default 30 s. The clocks of all
     /// workers' hosts must agree to a fraction of it.
-    pub fn lease_ms(mut self, lease_ms: u64) -> Self {
-        self.claimer.lease_us = i64::try_from(lease_ms)
-            .unwrap_or(i64::MAX)
-            .saturating_mul(1_000);
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.claimer.lease_us = i64::try_from(lease.as_micros()).unwrap_or(i64::MAX);
         self
     }
 
@@ -373,8 +413,8 @@ impl<C: Send + Sync + 'static> WorkerBuilder<C> {
     }
 
     /// How long running tasks may go on after the shutdown began; default 10 s.
-    pub fn grace_ms(mut self, grace_ms: u64) -> Self {
-        self.settings.grace = Duration::from_millis(grace_ms);
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.settings.grace = grace;
         self
     }
 
@@ -393,11 +433,14 @@ impl<C: Send + Sync + 'static> WorkerBuilder<C> {
             witness: self.claimer.witness.clone(),
             probe: None,
         };
+        let own = self.settings.queues.iter();
         let shared = Shared {
             claimer: self.claimer,
             environment,
             doorbell: self.doorbell,
+            fence: self.fence,
             active: Mutex::new(HashMap::new()),
+            queues: Mutex::new(own.map(|queue| queue.name.clone()).collect()),
         };
         Worker {
             shared: Arc::new(shared),

@@ -66,7 +66,8 @@ class Rest:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise Unanswered(str(error)) from error
-        if response.status == 503:
+        # 502 and 504 are of a balancer whose server died.
+        if response.status in (502, 503, 504):
             raise Unanswered(data.decode(errors="replace"))
         is_json = "json" in (response.getheader("Content-Type") or "")
         return Answer(response.status, json.loads(data) if is_json and data else data)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use database::{Database, Tx};
 use storage::{Capacity, ImageSpec, ImageStore};
-use taskflow::{Doorbell, TaskError, Worker, WorkerBuilder};
+use taskflow::{Doorbell, Queue, TaskError, Worker, WorkerBuilder};
 use uuid::Uuid;
 
 use crate::compute::Compute;
@@ -112,12 +112,35 @@ pub struct BackupTarget {
     pub max_snapshots: usize,
 }
 
+/// Which flows a manager runs: Cinder's `cinder-volume` and `cinder-backup`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Duties {
+    pub volumes: bool,
+    pub backups: bool,
+}
+
+impl Duties {
+    pub const ALL: Self = Duties {
+        volumes: true,
+        backups: true,
+    };
+
+    /// The name by which the worker of a manager on `host` owns flows.
+    pub fn owner(self, host: &str) -> String {
+        match self.volumes {
+            true => format!("volume-manager:{host}"),
+            false => format!("volume-backup:{host}"),
+        }
+    }
+}
+
 /// What every flow of this service works with.
 pub struct Manager {
     pub database: Database,
+    pub duties: Duties,
     /// The first part of `host@backend#pool`.
     pub host: String,
-    /// The cluster this host belongs to.
+    /// The hosts of a cluster have the same back-ends, and go on with each other's flows.
     pub cluster: Option<String>,
     pub availability_zone: String,
     /// The limits for what flows find out only in the store.
@@ -167,17 +190,20 @@ pub fn snapshot_name(snapshot_id: Uuid) -> String {
 }
 
 impl Manager {
-    /// The names of this manager's pools: `host@backend#pool`.
-    pub fn pool_names(&self) -> impl Iterator<Item = String> {
-        self.backends
-            .values()
-            .map(|backend| self.pool_name(backend))
-    }
-
     /// The queues whose flows this manager runs.
-    pub fn queues(&self) -> Vec<String> {
-        let volumes = self.pool_names().map(|name| flows::volume_queue(&name));
-        volumes.chain([flows::backup_queue(&self.host)]).collect()
+    fn queues(&self) -> Vec<Queue> {
+        let queue = |name: String, part: &str| match &self.cluster {
+            Some(cluster) => Queue::of_group(name, format!("{cluster}@{part}")),
+            None => Queue::from(name),
+        };
+        let volumes = self.backends.values().map(|backend| {
+            let name = flows::volume_queue(&self.pool_name(backend));
+            queue(name, &backend.name)
+        });
+        let volumes = volumes.filter(|_| self.duties.volumes);
+        // No back-end is called so: a colon has no place in their names.
+        let backups = || queue(flows::backup_queue(&self.host), ":backups");
+        volumes.chain(self.duties.backups.then(backups)).collect()
     }
 
     /// Makes the pools that are not there yet.
@@ -188,15 +214,14 @@ impl Manager {
         self.backups.store.ensure_pool(&self.backups.pool).await
     }
 
-    /// A worker for all flows of this manager; `owner` names this process, `concurrency` bounds
-    /// the flows that run at once.
+    /// A worker for all flows of this manager; `concurrency` bounds those that run at once.
     pub fn worker(
         self: &Arc<Self>,
-        owner: &str,
         concurrency: usize,
         doorbell: Doorbell,
     ) -> WorkerBuilder<Manager> {
-        let builder = Worker::builder(self.database.clone(), self.clone(), owner, self.queues());
+        let (owner, queues) = (self.duties.owner(&self.host), self.queues());
+        let builder = Worker::builder(self.database.clone(), self.clone(), owner, queues);
         let builder = flows::register(builder)
             .concurrency(concurrency)
             .doorbell(doorbell);
@@ -222,6 +247,9 @@ impl Manager {
 
     /// Sweeps every pool as often as its back-end says, until `shutdown` resolves.
     pub async fn sweep_until(&self, shutdown: impl Future<Output = ()> + Send) {
+        if !self.duties.volumes {
+            return;
+        }
         let sweeps = self.backends.values().map(|backend| async move {
             let mut sweeper = Sweeper::new(GRACE);
             loop {
@@ -245,7 +273,8 @@ impl Manager {
     /// Writes heartbeat and capabilities of every pool.
     pub async fn report(&self) -> database::Result<()> {
         let mut reports = Vec::new();
-        for backend in self.backends.values() {
+        let backends = self.backends.values();
+        for backend in backends.filter(|_| self.duties.volumes) {
             let pool_name = self.pool_name(backend);
             let allocated_gib = volumes::allocated_gib(&self.database, &pool_name).await?;
             let capacity = backend.store.capacity(&backend.pool).await;
@@ -263,13 +292,11 @@ impl Manager {
             self.report_backend(&mut tx, backend, &pool_name, &capabilities)
                 .await?;
         }
-        services::heartbeat(
-            &mut tx,
-            services::BACKUP,
-            &self.host,
-            &self.availability_zone,
-        )
-        .await?;
+        if self.duties.backups {
+            let zone = &self.availability_zone;
+            services::heartbeat(&mut tx, services::BACKUP, &self.host, zone).await?;
+            services::set_store(&mut tx, &self.host, self.backups.store.fsid()).await?;
+        }
         tx.commit().await
     }
 
@@ -424,7 +451,7 @@ mod tests {
         world
             .insert(CreateVolume::new_flow(&params, &flows::volume_queue(HOST), &by).unwrap())
             .await;
-        let worker = world.manager.worker("test", 4, Doorbell::new()).build();
+        let worker = world.manager.worker(4, Doorbell::new()).build();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(worker.run(async move {
             let _ = stopped.await;

@@ -111,10 +111,31 @@ pub(super) fn names(config: &Config) -> Result<Vec<String>, ConfigError> {
     Ok(names)
 }
 
+/// What a process works with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uses {
+    /// Volumes and their backups.
+    pub volumes: bool,
+    pub images: bool,
+}
+
+impl Uses {
+    #[cfg(test)]
+    const ALL: Self = Uses {
+        volumes: true,
+        images: true,
+    };
+}
+
 /// The folders of the stores that back-ends have for themselves, as they are written.
-pub fn store_folders(config: &Config) -> Result<Vec<PathBuf>, ConfigError> {
+pub fn store_folders(config: &Config, uses: Uses) -> Result<Vec<PathBuf>, ConfigError> {
     let mut folders = Vec::new();
-    for name in names(config)? {
+    let names = if uses.volumes {
+        names(config)?
+    } else {
+        Vec::new()
+    };
+    for name in names {
         if let Some(folder) = config.text(&name, "basalt_store_dir")? {
             folders.push(PathBuf::from(folder));
         }
@@ -124,15 +145,21 @@ pub fn store_folders(config: &Config) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(folders)
 }
 
-/// Whether anything lies in the node's own store: volumes, images or backups.
-pub fn use_node_store(config: &Config) -> Result<bool, ConfigError> {
+/// Whether anything of this lies in the node's own store.
+pub fn use_node_store(config: &Config, uses: Uses) -> Result<bool, ConfigError> {
+    if uses.images && !ceph::has_all_images(config)? {
+        return Ok(true);
+    }
+    if !uses.volumes {
+        return Ok(false);
+    }
     for name in names(config)? {
         let has_own = config.text(&name, "basalt_store_dir")?.is_some();
         if !has_own && ceph::of_backend(config, &name)?.is_none() {
             return Ok(true);
         }
     }
-    Ok(ceph::of_backups(config)?.is_none() || !ceph::has_all_images(config)?)
+    Ok(ceph::of_backups(config)?.is_none())
 }
 
 /// One back-end for each name in `enabled_backends`.
@@ -303,7 +330,7 @@ mod tests {
             backends[0].volume_backend_name,
             expected.volume_backend_name
         );
-        assert!(store_folders(&config(&[])).unwrap().is_empty());
+        assert!(store_folders(&config(&[]), Uses::ALL).unwrap().is_empty());
     }
 
     #[test]
@@ -318,7 +345,10 @@ mod tests {
             ("OS_SLOW__MAX_OVER_SUBSCRIPTION_RATIO", "auto"),
             ("OS_BACKEND_DEFAULTS__RBD_MAX_CLONE_DEPTH", "3"),
         ]);
-        assert_eq!(store_folders(&config).unwrap(), [PathBuf::from("second")]);
+        assert_eq!(
+            store_folders(&config, Uses::ALL).unwrap(),
+            [PathBuf::from("second")]
+        );
         let stores = stores();
         let backends = volume_backends(&config, &stores).unwrap();
         let shown: Vec<_> = backends
@@ -359,12 +389,15 @@ mod tests {
                 "/etc/ceph/ceph.conf",
             ),
         ];
-        assert!(!use_node_store(&config(&in_ceph)).unwrap());
-        assert!(use_node_store(&config(&[])).unwrap());
+        assert!(!use_node_store(&config(&in_ceph), Uses::ALL).unwrap());
+        assert!(use_node_store(&config(&[]), Uses::ALL).unwrap());
         for left_out in 0..in_ceph.len() {
             let mut others = in_ceph.to_vec();
             others.remove(left_out);
-            assert!(use_node_store(&config(&others)).unwrap(), "{left_out}");
+            assert!(
+                use_node_store(&config(&others), Uses::ALL).unwrap(),
+                "{left_out}"
+            );
         }
         let more = [
             &in_ceph[..],
@@ -373,11 +406,11 @@ mod tests {
                 ("OS_NEAR__RBD_STORE_CEPH_CONF", "/etc/ceph/ceph.conf"),
             ],
         ];
-        assert!(!use_node_store(&config(&more.concat())).unwrap());
+        assert!(!use_node_store(&config(&more.concat()), Uses::ALL).unwrap());
         // A store's section falls back on [glance_store].
-        assert!(!use_node_store(&config(&more.concat()[..5])).unwrap());
+        assert!(!use_node_store(&config(&more.concat()[..5]), Uses::ALL).unwrap());
         let nowhere = [&in_ceph[..3], &more[1][..1]].concat();
-        assert!(use_node_store(&config(&nowhere)).unwrap());
+        assert!(use_node_store(&config(&nowhere), Uses::ALL).unwrap());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use storage::ceph::CephOptions;
 
+use super::backends::Uses;
 use super::options::IMAGE_STORE;
 use super::settings::required;
 use super::{Config, ConfigError, backends};
@@ -66,8 +67,8 @@ pub fn of_backups(config: &Config) -> Result<Option<Reach>, ConfigError> {
     })))
 }
 
-/// Every cluster that the configuration names, each once.
-pub fn all(config: &Config) -> Result<Vec<Reach>, ConfigError> {
+/// Every cluster that a process reaches, each once.
+pub fn all(config: &Config, uses: Uses) -> Result<Vec<Reach>, ConfigError> {
     let mut found: Vec<Reach> = Vec::new();
     let mut add = |reach: Option<Reach>| {
         if let Some(reach) = reach
@@ -76,13 +77,17 @@ pub fn all(config: &Config) -> Result<Vec<Reach>, ConfigError> {
             found.push(reach);
         }
     };
-    for backend in backends::names(config)? {
-        add(of_backend(config, &backend)?);
+    if uses.volumes {
+        for backend in backends::names(config)? {
+            add(of_backend(config, &backend)?);
+        }
+        add(of_backups(config)?);
     }
-    for section in image_sections(config)? {
-        add(of_image_store(config, &section)?);
+    if uses.images {
+        for section in image_sections(config)? {
+            add(of_image_store(config, &section)?);
+        }
     }
-    add(of_backups(config)?);
     Ok(found)
 }
 

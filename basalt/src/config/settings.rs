@@ -46,6 +46,8 @@ pub struct Settings {
     pub auth: AuthStrategy,
     /// How long a stop waits for what runs.
     pub grace: Duration,
+    /// How long a silent process keeps its flows.
+    pub lease: Duration,
     /// Limits of the APIs.
     pub server: ServerOptions,
     pub volume: Listen,
@@ -91,6 +93,7 @@ impl Settings {
             host: host(config)?,
             auth: auth_strategy(config)?,
             grace: Duration::from_secs(config.integer("DEFAULT", "graceful_shutdown_timeout")?),
+            lease: Duration::from_secs(config.integer("DEFAULT", "flow_lease_time")?),
             server: server_options(config)?,
             volume: listen(
                 config,

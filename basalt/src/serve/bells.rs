@@ -94,40 +94,38 @@ fn target(queue: &str) -> Option<Target> {
     }
 }
 
-/// Answers the rings for this host's scheduler and manager until the answer is dropped.
-pub async fn listen(
+/// Answers the rings for a scheduler until the answer is dropped.
+pub async fn of_scheduler(bus: &dyn Bus, host: &str, bell: Arc<Notify>) -> Result<Serving> {
+    let waker = Arc::new(Waker(move || bell.notify_one()));
+    let serving = bus.serve(SCHEDULER_TOPIC, host, waker).await;
+    serving.map_err(failed)
+}
+
+/// Answers the rings for a manager, and what it is asked, until the answer is dropped.
+pub async fn of_manager(
     bus: &dyn Bus,
     manager: &Arc<Manager>,
-    host: &str,
-    scheduler: Arc<Notify>,
     worker: Doorbell,
 ) -> Result<Vec<Serving>> {
-    let wake_scheduler = Arc::new(Waker(move || scheduler.notify_one()));
-    let of_manager = Arc::new(ManagerCalls {
+    let calls = Arc::new(ManagerCalls {
         wake: Waker(move || worker.wake()),
         manager: Arc::clone(manager),
     });
-    let mut topics = vec![BACKUP_TOPIC.to_owned()];
-    topics.extend(
-        manager
-            .backends
-            .keys()
-            .map(|backend| format!("{VOLUME_TOPIC}.{host}@{backend}")),
-    );
-    let failed = |error: amqp::Error| Error::Start(format!("message bus: {error}"));
-    let mut serving = vec![
-        bus.serve(SCHEDULER_TOPIC, host, wake_scheduler)
-            .await
-            .map_err(failed)?,
-    ];
-    for topic in topics {
-        serving.push(
-            bus.serve(&topic, host, of_manager.clone())
-                .await
-                .map_err(failed)?,
-        );
+    let host = &manager.host;
+    let backends = manager.backends.keys();
+    let volumes = backends.map(|backend| format!("{VOLUME_TOPIC}.{host}@{backend}"));
+    let volumes = volumes.filter(|_| manager.duties.volumes);
+    let backups = manager.duties.backups.then(|| BACKUP_TOPIC.to_owned());
+    let mut serving = Vec::new();
+    for topic in volumes.chain(backups) {
+        let calls = Arc::clone(&calls);
+        serving.push(bus.serve(&topic, host, calls).await.map_err(failed)?);
     }
     Ok(serving)
+}
+
+fn failed(error: amqp::Error) -> Error {
+    Error::Start(format!("message bus: {error}"))
 }
 
 /// What a manager is told and asked.

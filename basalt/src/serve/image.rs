@@ -6,6 +6,7 @@ use amqp::Serving;
 use async_trait::async_trait;
 use image_service::{DiskSnapshotRpc, ImageService, KeyManager, Notices, RPC_TOPIC};
 use rest::Secret;
+use taskflow::Fence;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -42,8 +43,13 @@ pub async fn start(node: &Node, bound: Bound, stop: &CancellationToken) -> Resul
     }
     let watching = look_after(node, &service.policy, stop)?;
     let stop_workers = CancellationToken::new();
-    let workers = service.workers().into_iter();
-    let workers = workers
+    let fence = node
+        .clients
+        .clone()
+        .map(|clients| clients as Arc<dyn Fence>);
+    let workers = service
+        .workers(node.settings.lease, fence)
+        .into_iter()
         .map(|worker| tokio::spawn(worker.run(stop_workers.clone().cancelled_owned())))
         .collect();
     let purging = {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use storage::nbd;
 use tokio::net::TcpListener;
 
-use super::Roles;
+use super::roles::Roles;
 use crate::config::Settings;
 use crate::config::settings::{AuthStrategy, Listen};
 use crate::data_dir::DataDir;
@@ -44,8 +44,8 @@ pub async fn bind(
     roles: Roles,
     with_nbd: bool,
 ) -> Result<Sockets> {
-    let volume = tcp(&settings.volume, roles.volume).await?;
-    let image = tcp(&settings.image, roles.image).await?;
+    let volume = tcp(&settings.volume, roles.volume_api).await?;
+    let image = tcp(&settings.image, roles.image_api).await?;
     let identity = tcp(&settings.identity, settings.auth == AuthStrategy::Dev).await?;
     let nbd_socket = settings
         .nbd

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use amqp::Serving;
-use taskflow::Doorbell;
+use taskflow::{Doorbell, Fence};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -13,11 +13,12 @@ use volume_service::compute::{self, Compute};
 use volume_service::connection::Connection;
 use volume_service::images;
 use volume_service::keys::{self, KeyManager};
-use volume_service::manager::Manager;
+use volume_service::manager::{Duties, Manager};
 use volume_service::notices::Notices;
 use volume_service::scheduler::Scheduler;
 
 use super::listen::Bound;
+use super::roles::Roles;
 use super::{Node, bells, end, half, look_after, serve_http};
 use crate::config::settings::AuthStrategy;
 use crate::config::{ConfigError, backends, services};
@@ -27,87 +28,126 @@ use crate::logging;
 /// Flows that run at once.
 const FLOWS_AT_ONCE: usize = 16;
 
-/// The running volume service.
+/// The running roles of the volume service.
 pub struct Volumes {
     tasks: Vec<JoinHandle<()>>,
     _serving: Vec<Serving>,
 }
 
-/// Starts the service; `stop` ends it. `image_url` is the image API of this process,
-/// `connection` the way to the volumes of its store.
+/// The name by which the worker of these roles owns flows.
+pub fn owner(host: &str, roles: Roles) -> Option<String> {
+    duties(roles).map(|duties| duties.owner(host))
+}
+
+fn duties(roles: Roles) -> Option<Duties> {
+    let duties = Duties {
+        volumes: roles.manager,
+        backups: roles.backup,
+    };
+    (duties.volumes || duties.backups).then_some(duties)
+}
+
+/// Starts the roles; `stop` ends them. `bound` is the API's socket, `image_url` the image API of
+/// this process, `connection` the way to the volumes of its store.
 pub async fn start(
     node: &Node,
-    bound: Bound,
+    roles: Roles,
+    bound: Option<Bound>,
     image_url: Option<&str>,
     connection: &Connection,
     stop: &CancellationToken,
 ) -> Result<Volumes> {
-    let bus = Arc::clone(&node.bus);
-    let images = image_client(node, image_url)?;
-    let compute = compute(node)?;
-    let keys = keys(node)?;
-    let manager = manager(
-        node,
-        images.clone(),
-        compute.clone(),
-        keys.clone(),
-        connection,
-    );
-    let manager = Arc::new(manager?);
-    manager.prepare().await?;
-    let options = services::volume_options(&node.config)?;
-    let doorbell = Arc::new(bells::BusDoorbell::new(Arc::clone(&bus)));
-    let mut service = VolumeService::new(node.database.clone(), options, images, doorbell);
-    service.compute = compute;
-    service.notices = manager.notices.clone();
-    service.keys = keys;
-    service.managers = Arc::new(bells::BusManagers::new(Arc::clone(&bus)));
-    let service = Arc::new(service.with_logs(logging::levels()));
-    let watching = look_after(node, &service.policy, stop)?;
-    service.bootstrap().await.map_err(failed)?;
+    let mut volumes = Volumes {
+        tasks: Vec::new(),
+        _serving: Vec::new(),
+    };
+    let neighbours = Neighbours::of(node, image_url)?;
     // The scheduler must know the pools before the first request.
-    manager.report().await?;
+    if let Some(duties) = duties(roles) {
+        volumes
+            .start_manager(node, duties, &neighbours, connection, stop)
+            .await?;
+    }
+    if roles.scheduler || bound.is_some() {
+        let service = Arc::new(service(node, neighbours)?);
+        service.bootstrap().await.map_err(failed)?;
+        volumes.tasks.push(look_after(node, &service.policy, stop)?);
+        if roles.scheduler {
+            volumes.start_scheduler(node, &service, stop).await?;
+        }
+        if let Some(bound) = bound {
+            let router = volume_service::api::router(service, node.identity.clone());
+            volumes.tasks.push(serve_http(node, bound, router, stop));
+        }
+    }
+    Ok(volumes)
+}
 
-    let scheduler_bell = Arc::new(Notify::new());
-    let scheduler = Scheduler::new(Arc::clone(&service), Arc::clone(&scheduler_bell));
-    let worker_bell = Doorbell::new();
-    let owner = format!("volume-manager:{}", node.settings.host);
-    let grace_ms = u64::try_from(half(node.settings.grace).as_millis()).unwrap_or(u64::MAX);
-    let worker = manager
-        .worker(&owner, FLOWS_AT_ONCE, worker_bell.clone())
-        .grace_ms(grace_ms)
-        .build();
-    let serving = bells::listen(
-        bus.as_ref(),
-        &manager,
-        &node.settings.host,
-        scheduler_bell,
-        worker_bell,
-    )
-    .await?;
+/// The other services that the volume service talks to.
+#[derive(Clone)]
+struct Neighbours {
+    images: images::Client,
+    compute: Compute,
+    keys: KeyManager,
+}
 
-    let stopped = || stop.clone().cancelled_owned();
-    let report = {
-        let stopped = stopped();
-        let manager = Arc::clone(&manager);
-        async move { manager.report_until(stopped).await }
-    };
-    let sweep = {
-        let stopped = stopped();
-        async move { manager.sweep_until(stopped).await }
-    };
-    let router = volume_service::api::router(service, node.identity.clone());
-    Ok(Volumes {
-        tasks: vec![
-            tokio::spawn(worker.run(stopped())),
-            tokio::spawn(scheduler.run(stopped())),
-            tokio::spawn(report),
-            tokio::spawn(sweep),
-            serve_http(node, bound, router, stop),
-            watching,
-        ],
-        _serving: serving,
-    })
+impl Neighbours {
+    fn of(node: &Node, image_url: Option<&str>) -> Result<Self> {
+        Ok(Neighbours {
+            images: image_client(node, image_url)?,
+            compute: compute(node)?,
+            keys: keys(node)?,
+        })
+    }
+}
+
+impl Volumes {
+    async fn start_manager(
+        &mut self,
+        node: &Node,
+        duties: Duties,
+        neighbours: &Neighbours,
+        connection: &Connection,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        let manager = Arc::new(manager(node, duties, neighbours.clone(), connection)?);
+        manager.prepare().await?;
+        manager.report().await?;
+        let bell = Doorbell::new();
+        let mut worker = manager
+            .worker(FLOWS_AT_ONCE, bell.clone())
+            .lease(node.settings.lease)
+            .grace(half(node.settings.grace));
+        if let Some(clients) = &node.clients {
+            worker = worker.fence(Arc::clone(clients) as Arc<dyn Fence>);
+        }
+        let serving = bells::of_manager(node.bus.as_ref(), &manager, bell).await?;
+        self._serving.extend(serving);
+        let stopped = || stop.clone().cancelled_owned();
+        self.tasks.push(tokio::spawn(worker.build().run(stopped())));
+        let (reporting, stop_report) = (Arc::clone(&manager), stopped());
+        let report = async move { reporting.report_until(stop_report).await };
+        self.tasks.push(tokio::spawn(report));
+        let stop_sweep = stopped();
+        let sweep = async move { manager.sweep_until(stop_sweep).await };
+        self.tasks.push(tokio::spawn(sweep));
+        Ok(())
+    }
+
+    async fn start_scheduler(
+        &mut self,
+        node: &Node,
+        service: &Arc<VolumeService>,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        let bell = Arc::new(Notify::new());
+        let scheduler = Scheduler::new(Arc::clone(service), Arc::clone(&bell));
+        let serving = bells::of_scheduler(node.bus.as_ref(), &node.settings.host, bell);
+        self._serving.push(serving.await?);
+        let running = scheduler.run(stop.clone().cancelled_owned());
+        self.tasks.push(tokio::spawn(running));
+        Ok(())
+    }
 }
 
 impl Volumes {
@@ -115,6 +155,24 @@ impl Volumes {
     pub async fn end(self) {
         end(self.tasks).await;
     }
+}
+
+fn service(node: &Node, neighbours: Neighbours) -> Result<VolumeService> {
+    let options = services::volume_options(&node.config)?;
+    let notices = notices(node, &options.host);
+    let doorbell = Arc::new(bells::BusDoorbell::new(Arc::clone(&node.bus)));
+    let database = node.database.clone();
+    let mut service = VolumeService::new(database, options, neighbours.images, doorbell);
+    service.compute = neighbours.compute;
+    service.notices = notices;
+    service.keys = neighbours.keys;
+    service.managers = Arc::new(bells::BusManagers::new(Arc::clone(&node.bus)));
+    Ok(service.with_logs(logging::levels()))
+}
+
+fn notices(node: &Node, host: &str) -> Notices {
+    let exchange = &node.settings.notifications.volume_exchange;
+    Notices::new(node.outbox.of_exchange(exchange), host)
 }
 
 fn failed(error: volume_service::Error) -> Error {
@@ -138,9 +196,8 @@ fn image_client(node: &Node, image_url: Option<&str>) -> Result<images::Client> 
 
 fn manager(
     node: &Node,
-    images: images::Client,
-    compute: Compute,
-    keys: KeyManager,
+    duties: Duties,
+    neighbours: Neighbours,
     connection: &Connection,
 ) -> Result<Manager> {
     let options = services::volume_options(&node.config)?;
@@ -149,20 +206,19 @@ fn manager(
         backend.connection.get_or_insert_with(|| connection.clone());
         (backend.name.clone(), backend)
     });
-    let exchange = &node.settings.notifications.volume_exchange;
-    let notices = Notices::new(node.outbox.of_exchange(exchange), &options.host);
     Ok(Manager {
         database: node.database.clone(),
+        duties,
         host: options.host.clone(),
         cluster: node.config.text("DEFAULT", "cluster")?,
         availability_zone: options.storage_availability_zone.clone(),
+        notices: notices(node, &options.host),
         options,
         backends: backends.collect::<BTreeMap<_, _>>(),
         backups: services::backup_target(&node.config, &node.stores)?,
-        images,
-        compute,
-        notices,
-        keys,
+        images: neighbours.images,
+        compute: neighbours.compute,
+        keys: neighbours.keys,
     })
 }
 

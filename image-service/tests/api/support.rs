@@ -1,6 +1,7 @@
 //! A service with its workers, and a client that sends requests straight into the router.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
@@ -107,7 +108,7 @@ impl World {
             .await
             .unwrap();
         let (stop, stopped) = watch::channel(false);
-        for worker in service.workers() {
+        for worker in service.workers(Duration::from_secs(30), None) {
             let mut stopped = stopped.clone();
             tokio::spawn(worker.run(async move {
                 let _ = stopped.wait_for(|stop| *stop).await;

@@ -3,6 +3,7 @@
 mod claims;
 mod parking;
 mod proofs;
+mod succession;
 mod workers;
 
 use std::collections::BTreeSet;

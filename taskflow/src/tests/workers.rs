@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use database::params;
 use tokio::sync::oneshot;
@@ -120,7 +121,7 @@ async fn a_journal_that_cannot_be_written_stops_the_flow_until_it_can() {
     // The task is done, its record refused; the worker tries to take the flow up again.
     let generation = "SELECT generation FROM flows WHERE id = ?";
     for _ in 0..20 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
         assert_eq!(
             world.toy.log(),
             ["allocate", "shape"],
@@ -170,7 +171,11 @@ async fn shutdown_hands_over_a_task_that_listens() {
 async fn shutdown_cuts_off_a_task_that_does_not_listen() {
     let world = World::new().await;
     world.toy.deaf.store(true, Ordering::SeqCst);
-    is_handed_over(&world, builder(&world, "host").grace_ms(10)).await;
+    is_handed_over(
+        &world,
+        builder(&world, "host").grace(Duration::from_millis(10)),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -178,12 +183,12 @@ async fn a_lease_is_renewed_while_a_long_task_runs() {
     let world = World::new().await;
     world.toy.deaf.store(true, Ordering::SeqCst);
     let id = world.request("ball").await;
-    let slow = Running::start(builder(&world, "slow").lease_ms(3_000));
+    let slow = Running::start(builder(&world, "slow").lease(Duration::from_millis(3_000)));
     world.toy.begun.notified().await;
     let first = show(&world.database, id).await.unwrap().summary.lease_until;
     let rival = Running::start(builder(&world, "rival"));
     while show(&world.database, id).await.unwrap().summary.lease_until == first {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let kept = show(&world.database, id).await.unwrap().summary;
     assert_eq!((kept.owner.as_deref(), kept.generation), (Some("slow"), 1));

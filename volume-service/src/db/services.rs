@@ -23,6 +23,8 @@ pub struct Service {
     pub cluster_name: Option<String>,
     /// The operator allows no changes to its volumes.
     pub frozen: bool,
+    /// The store that a backup service writes to.
+    pub store_fsid: Option<String>,
     pub heartbeat_at: i64,
 }
 
@@ -31,7 +33,7 @@ pub const VOLUME: &str = "cinder-volume";
 pub const SCHEDULER: &str = "cinder-scheduler";
 pub const BACKUP: &str = "cinder-backup";
 
-const COLUMNS: &str = "id, binary_name, host, availability_zone, disabled, disabled_reason, cluster_name, frozen, heartbeat_at";
+const COLUMNS: &str = "id, binary_name, host, availability_zone, disabled, disabled_reason, cluster_name, frozen, store_fsid, heartbeat_at";
 
 impl Service {
     fn from_row(row: &Row) -> Result<Self> {
@@ -44,6 +46,7 @@ impl Service {
             disabled_reason: row.get("disabled_reason")?,
             cluster_name: row.get("cluster_name")?,
             frozen: row.get("frozen")?,
+            store_fsid: row.get("store_fsid")?,
             heartbeat_at: row.get("heartbeat_at")?,
         })
     }
@@ -210,6 +213,13 @@ pub async fn is_frozen<'a>(from: impl Into<Source<'a>>, host: &str) -> Result<bo
         .fetch_optional(sql, params![service_host, VOLUME])
         .await?;
     row.map_or(Ok(false), |row| row.get("frozen"))
+}
+
+/// Says which store the backup service of `host` writes to.
+pub async fn set_store(tx: &mut Tx, host: &str, fsid: &str) -> Result<()> {
+    let sql = "UPDATE volume_services SET store_fsid = ? WHERE host = ? AND binary_name = ?";
+    tx.execute(sql, params![fsid, host, BACKUP]).await?;
+    Ok(())
 }
 
 /// Says which cluster a service belongs to.

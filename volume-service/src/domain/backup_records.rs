@@ -2,7 +2,7 @@
 
 use rest::RequestContext;
 
-use super::{quota, services};
+use super::{backup_hosts, quota};
 use crate::backup::record;
 use crate::db::backups::{self, Backup};
 use crate::db::metadata::{self, Kind};
@@ -46,7 +46,7 @@ pub async fn import(
     record: &BackupRecord,
 ) -> Result<Backup> {
     let (mut backup, user_metadata) = record::decode(&record.url).map_err(Error::invalid_input)?;
-    let host = services::choose_backup_service(service, None).await?;
+    let host = backup_hosts::any(service).await?;
     if record.service != record::BACKUP_SERVICE {
         return Err(Error::Unavailable(format!(
             "Service {} could not be found.",

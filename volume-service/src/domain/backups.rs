@@ -9,7 +9,7 @@ use super::listing::{self, Query, Rows, Table};
 use super::volume_create;
 use super::volume_source::SourceRef;
 use super::volumes::{self, Changes, write_changes};
-use super::{encryption, parse_id, quota, requester, sees, services, snapshots};
+use super::{backup_hosts, encryption, parse_id, quota, requester, sees, snapshots};
 use crate::backup::{Candidate, choose_parent};
 use crate::db::backups::{self, Backup, NewBackup};
 use crate::db::metadata::{self, Kind, Metadata};
@@ -145,8 +145,8 @@ async fn insert(
     request: Request,
     encryption_key_id: Option<Uuid>,
 ) -> Result<Backup> {
-    let backup_service =
-        services::choose_backup_service(service, request.availability_zone.as_deref()).await?;
+    let zone = request.availability_zone.as_deref();
+    let backup_service = backup_hosts::for_new(service, volume, zone).await?;
     let host = backup_service.host;
     let project_id = context.project();
     let mut tx = service.database.begin().await?;
@@ -271,7 +271,7 @@ pub async fn delete(
     force: bool,
 ) -> Result<()> {
     let id = backup.id;
-    let host = host_for(service, backup).await?;
+    let host = backup_hosts::for_backup(service, backup, None).await?.host;
     let mut tx = service.database.begin().await?;
     if backups::count_dependents(&mut tx, id).await? > 0 {
         return Err(Error::invalid_backup(
@@ -305,15 +305,6 @@ pub async fn delete(
     service.doorbell.ring(&queue);
     encryption::forget(service, context, backup.encryption_key_id).await;
     Ok(())
-}
-
-/// The service that can work on this backup.
-async fn host_for(service: &VolumeService, backup: &Backup) -> Result<String> {
-    Ok(
-        services::choose_backup_service(service, backup.availability_zone.as_deref())
-            .await?
-            .host,
-    )
 }
 
 /// What a restore writes to.
@@ -360,7 +351,9 @@ async fn restore_to(
     volume: &Volume,
     encryption_key_id: Option<Uuid>,
 ) -> Result<Restoring> {
-    let host = host_for(service, backup).await?;
+    let host = backup_hosts::for_backup(service, backup, Some(volume))
+        .await?
+        .host;
     let mut tx = service.database.begin().await?;
     let current = db::volumes::get(&mut tx, volume.id)
         .await?

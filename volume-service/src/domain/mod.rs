@@ -2,6 +2,7 @@
 //! one transaction, ring the doorbell. A file per resource.
 
 pub mod attachments;
+pub mod backup_hosts;
 pub mod backup_records;
 pub mod backups;
 pub mod clusters;

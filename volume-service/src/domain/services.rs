@@ -7,7 +7,7 @@ use rest::RequestContext;
 
 use super::types;
 
-use crate::db::services::{self, BACKUP, Service, VOLUME};
+use crate::db::services::{self, Service, VOLUME};
 use crate::db::volume_types;
 use crate::{Error, Result, VolumeService, scheduler};
 
@@ -33,24 +33,6 @@ pub async fn existing_zone(service: &VolumeService, zone: &str) -> Result<Option
     let options = &service.options;
     let fallback = options.allow_availability_zone_fallback;
     Ok(fallback.then(|| options.default_zone().to_owned()))
-}
-
-/// The backup service that takes a job: enabled, up, and of the zone if one is asked for.
-pub async fn choose_backup_service(service: &VolumeService, zone: Option<&str>) -> Result<Service> {
-    let down_time_s = service.options.service_down_time_s;
-    let usable = |known: &Service| {
-        known.binary == BACKUP
-            && !known.disabled
-            && known.is_up(down_time_s)
-            && zone.is_none_or(|zone| known.availability_zone == zone)
-    };
-    let mut known = services::list(&service.database)
-        .await?
-        .into_iter()
-        .filter(usable);
-    known
-        .next()
-        .ok_or_else(|| Error::Unavailable(format!("Service {BACKUP} could not be found.")))
 }
 
 /// Which managers an operator means.

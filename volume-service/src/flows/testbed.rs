@@ -26,7 +26,7 @@ use crate::compute::Compute;
 use crate::db::{backups, group_snapshots, groups, snapshots, status, volumes};
 use crate::images;
 use crate::keys::{Key, KeyManager};
-use crate::manager::{Backend, BackupTarget, Manager, snapshot_name, volume_image_name};
+use crate::manager::{Backend, BackupTarget, Duties, Manager, snapshot_name, volume_image_name};
 use crate::notices::Notices;
 
 pub(crate) const HOST: &str = "host@memory#volumes";
@@ -159,6 +159,7 @@ impl World {
         store.ensure_pool("images").await.unwrap();
         let images = FakeImages::start().await;
         let mut manager = Manager {
+            duties: Duties::ALL,
             database: database.clone(),
             host: "host".into(),
             cluster: None,

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use volume_service::Options;
 use volume_service::compute::Compute;
-use volume_service::manager::{Backend, BackupTarget, Manager};
+use volume_service::manager::{Backend, BackupTarget, Duties, Manager};
 use volume_service::scheduler::Scheduler;
 
 use crate::world::World;
@@ -48,6 +48,7 @@ impl Running {
             )
         };
         let manager = Arc::new(Manager {
+            duties: Duties::ALL,
             database: world.service.database.clone(),
             host: "host".to_owned(),
             cluster: None,
@@ -70,7 +71,7 @@ impl Running {
         let scheduler_bell = Arc::new(Notify::new());
         let worker_bell = taskflow::Doorbell::new();
         let scheduler = Scheduler::new(world.service.clone(), scheduler_bell.clone());
-        let worker = manager.worker("test", 8, worker_bell.clone()).build();
+        let worker = manager.worker(8, worker_bell.clone()).build();
         world.rings.listen(move || {
             scheduler_bell.notify_one();
             worker_bell.wake();
