@@ -292,3 +292,42 @@ async fn a_body_over_the_limit_is_refused_declared_or_not() {
         "{answer}"
     );
 }
+
+#[tokio::test]
+async fn a_small_body_that_nobody_reads_does_not_end_the_connection() {
+    let running = start(ServerOptions::default()).await;
+    for framing in [
+        "content-length: 5\r\n\r\n",
+        "transfer-encoding: chunked\r\n\r\n",
+    ] {
+        let head = format!("POST /nowhere HTTP/1.1\r\nhost: h\r\n{framing}");
+        let mut stream = request(&running, &head).await;
+        // As clients do that send head and body apart.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let body = if framing.contains("chunked") {
+            "5\r\nhello\r\n0\r\n\r\n"
+        } else {
+            "hello"
+        };
+        stream.write_all(body.as_bytes()).await.unwrap();
+        let next = "GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+        stream.write_all(next.as_bytes()).await.unwrap();
+        let answers = rest_of(stream).await;
+        assert!(answers.starts_with("HTTP/1.1 404"), "{answers}");
+        assert!(answers.ends_with("hello"), "{answers}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_body_that_nobody_reads_ends_the_connection_and_the_answer_says_so() {
+    let running = start(ServerOptions::default()).await;
+    for more in [
+        "content-length: 100000",
+        "content-length: 5\r\nexpect: 100-continue",
+    ] {
+        let head = format!("POST /nowhere HTTP/1.1\r\nhost: h\r\n{more}\r\n\r\n");
+        let answer = rest_of(request(&running, &head).await).await;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    }
+}

@@ -1,27 +1,30 @@
 //! Serving a router on a listener, with limits on slow clients, and stopping without cutting
 //! requests in flight.
 
-mod idle_body;
+mod request_body;
 mod stall;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::Request;
+use axum::response::Response;
+use http::header::{CONNECTION, EXPECT};
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
-use idle_body::IdleBody;
+use request_body::{RequestBody, Unread};
 use stall::StallLimit;
 
 /// What a connection may buffer of a body: enough for the network to stay busy.
@@ -83,13 +86,10 @@ pub async fn serve(
             accepted = accept(&listener, &slots) => accepted,
         };
         let patience = options.stall_timeout;
-        let service = router
-            .clone()
-            .map_request(move |request: Request<Incoming>| {
-                request.map(|body| Body::new(IdleBody::new(body, patience)))
-            });
+        let router = router.clone();
+        let service = service_fn(move |request| answer(router.clone(), request, patience));
         let stream = TokioIo::new(StallLimit::new(stream, patience));
-        let connection = http.serve_connection(stream, TowerToHyperService::new(service));
+        let connection = http.serve_connection(stream, service);
         let connection = graceful.watch(connection);
         connections.spawn(async move {
             if let Err(error) = connection.await {
@@ -103,6 +103,28 @@ pub async fn serve(
     tokio::time::timeout(options.drain_timeout, graceful.shutdown())
         .await
         .is_ok()
+}
+
+/// The router's answer. It says so where the connection ends with it: when much of the request's
+/// body was left unread, or the client waits to be asked for it.
+async fn answer(
+    router: Router,
+    request: Request<Incoming>,
+    patience: Duration,
+) -> Result<Response, Infallible> {
+    let unread = Unread::default();
+    let expects = request.headers().contains_key(EXPECT);
+    let request = request.map(|body| Body::new(RequestBody::new(body, patience, unread.clone())));
+    let mut response = router.oneshot(request).await?;
+    let goes_on = match expects {
+        true => unread.has_ended(),
+        false => unread.read_out().await,
+    };
+    if !goes_on {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    Ok(response)
 }
 
 /// The next connection and the slot it takes.
