@@ -274,6 +274,34 @@ async fn a_fenced_client_holds_nothing() {
     dead.close().await.unwrap();
 }
 
+/// Two managers of one pool: the one that wrote last has the image's lock.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Ceph cluster: tests/ceph"]
+async fn an_image_that_another_client_has_locked_is_rolled_back() {
+    let [one, other] = [
+        CephStore::connect(options()).await.unwrap(),
+        CephStore::connect(options()).await.unwrap(),
+    ];
+    let image = spec("locked");
+    let snapshot = image.at("before");
+    one.create(&image, 8 << 20).await.unwrap();
+    one.create_snapshot(&snapshot).await.unwrap();
+    let handle = other.open(&image, None).await.unwrap();
+    handle.write(0, Bytes::from(vec![1; 4096])).await.unwrap();
+    one.roll_back(&snapshot).await.unwrap();
+    let read = handle.read(0, 4096).await.unwrap();
+    assert!(read.iter().all(|byte| *byte == 0));
+    // The lock goes back and forth.
+    handle.write(0, Bytes::from(vec![2; 4096])).await.unwrap();
+    one.roll_back(&snapshot).await.unwrap();
+    drop(handle);
+    other.roll_back(&snapshot).await.unwrap();
+    one.remove_snapshot(&snapshot).await.unwrap();
+    one.remove(&image).await.unwrap();
+    one.close().await.unwrap();
+    other.close().await.unwrap();
+}
+
 /// A rename is of three objects; a crash may leave the image with two names.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Ceph cluster: tests/ceph"]

@@ -17,6 +17,10 @@ CONFIG = f"""flow_lease_time = {LEASE_S}
 service_down_time = 15
 cluster = one
 """
+NOTIFICATIONS = """[oslo_messaging_notifications]
+driver = messagingv2
+driver = log
+"""
 
 
 class Node(Basalt):
@@ -35,7 +39,7 @@ class Node(Basalt):
 
     def launch(self) -> None:
         with self.log.open("ab") as log:
-            arguments = ["--role", self.role, "--data-dir", str(self.data), "--config-file", str(self.config)]
+            arguments = ["--log-json", "--role", self.role, "--data-dir", str(self.data), "--config-file", str(self.config)]
             self.process = subprocess.Popen(
                 self.command("serve", *arguments), env=self.environment(), stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
@@ -75,6 +79,7 @@ class Nodes(BasaltOnCeph):
         self.volume_port, self.image_port = self.balancer.ports["volume"], self.balancer.ports["image"]
         with self.config.open("a") as config:
             config.write(f"[DEFAULT]\nglance_api_servers = http://127.0.0.1:{self.image_port}\n")
+            config.write(NOTIFICATIONS)
 
     def of(self, role: str) -> list[Node]:
         return [node for node in self.nodes if node.role == role]
@@ -122,6 +127,10 @@ class Nodes(BasaltOnCeph):
     def operator(self, *arguments: str) -> str:
         """Any node can ask: what they share is in the database."""
         return self.of("volume-manager")[0].operator(*arguments)
+
+    def takeovers(self) -> int:
+        """How often a node went on with a flow of another one."""
+        return sum(node.log.read_text(errors="replace").count("takes over a flow") for node in self.nodes)
 
     def log_tail(self, lines: int = 12) -> str:
         return "\n".join(f"--- {node.host}\n{node.log_tail(lines)}" for node in self.nodes if node.log.exists())

@@ -93,11 +93,22 @@ impl CephStore {
             .await
     }
 
+    /// By a handle of its own that takes the exclusive lock: for every other change librbd asks
+    /// the client that has the lock for it, or to make the change, but this one it refuses.
     pub(super) async fn return_to(&self, snapshot: &SnapshotSpec) -> Result<()> {
-        let name = snapshot.snapshot.clone();
+        let (connection, pool) = self.pool(&snapshot.image.pool).await?;
+        let slot = connection.images.slot(&snapshot.image, None);
+        // This process's other handle is not opened again meanwhile.
+        let mut opened = slot.lock().await;
+        *opened = None;
+        let (image, name) = (snapshot.image.image.clone(), snapshot.snapshot.clone());
+        let roll_back = move || {
+            let image = pool.open(&image, None, false)?;
+            image.take_lock()?;
+            image.roll_back(&name)
+        };
         let what = format!("snapshot {snapshot}");
-        self.long_on_head(&snapshot.image, what, move |image| image.roll_back(&name))
-            .await
+        self.client.long_call(&connection, what, roll_back).await
     }
 
     /// Ids of two snapshots of an image, for their order in time.

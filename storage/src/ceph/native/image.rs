@@ -233,6 +233,17 @@ impl Image {
         self.of_snapshot(self.rbd().rbd_snap_unprotect, name)
     }
 
+    /// Takes the exclusive lock from whoever has it, and keeps it until the image is closed.
+    /// Nothing to do for an image without the feature.
+    pub(crate) fn take_lock(&self) -> Result<()> {
+        const EXCLUSIVE: c_int = 0;
+        // SAFETY: the handle is open.
+        match checked(unsafe { (self.rbd().rbd_lock_acquire)(self.handle, EXCLUSIVE) }) {
+            Ok(_) | Err(Errno::INVAL) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(crate) fn roll_back(&self, name: &str) -> Result<()> {
         self.of_snapshot(self.rbd().rbd_snap_rollback, name)
     }

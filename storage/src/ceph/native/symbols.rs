@@ -141,6 +141,7 @@ table!(Rbd {
     rbd_snap_protect(Pointer, Text) -> c_int;
     rbd_snap_unprotect(Pointer, Text) -> c_int;
     rbd_snap_is_protected(Pointer, Text, *mut c_int) -> c_int;
+    rbd_lock_acquire(Pointer, c_int) -> c_int;
     rbd_snap_rollback(Pointer, Text) -> c_int;
     rbd_metadata_set(Pointer, Text, Text) -> c_int;
     rbd_metadata_remove(Pointer, Text) -> c_int;
