@@ -137,8 +137,10 @@ fn image_fault(error: images::Error) -> Fault {
             status: 400,
             message,
         } => Fault::bad_request(message),
-        images::Error::RangeRefused
-        | images::Error::Refused { .. }
-        | images::Error::Unavailable(_) => Fault::internal(&error),
+        images::Error::Unavailable(_) => {
+            tracing::error!(%error, "request failed");
+            Fault::unavailable("The image service is unavailable. Please try again later.")
+        }
+        images::Error::RangeRefused | images::Error::Refused { .. } => Fault::internal(&error),
     }
 }
