@@ -83,7 +83,11 @@ pub async fn run(database: &Database) -> Result<()> {
     for migration in after(newest.await?.get("n")?)? {
         tx.migrate(migration.number, migration.sql).await?;
         let noted = params![migration.number, migration.name, now_us(), migration.number];
-        tx.execute(NOTE, noted).await?;
+        match tx.execute(NOTE, noted).await {
+            // Noted by another process at the same moment: see `NOTE`.
+            Err(Error::Constraint(_)) => {}
+            other => drop(other?),
+        }
     }
     tx.commit().await
 }
