@@ -35,6 +35,8 @@ class Basalt:
 
     # Whether an image that volumes were cloned from is refused to go.
     images_wait_for_clones = False
+    # What a process ends with on SIGTERM.
+    good_ends = (0,)
 
     def __init__(self, folder: Path | None = None, config: str = ""):
         self.owns_folder = folder is None
@@ -103,7 +105,7 @@ class Basalt:
             return
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(timeout=STOP_TIMEOUT_S)
-        if code != 0:
+        if code not in self.good_ends:
             raise RuntimeError(f"basalt ended with {code} on SIGTERM:\n{self.log_tail()}")
 
     def settle(self) -> None:
