@@ -222,7 +222,7 @@ impl<C: Send + Sync + 'static> Worker<C> {
                 let mut queues = self.shared.queues();
                 let before = std::mem::replace(&mut *queues, own.chain(inherited).collect());
                 if *queues != before {
-                    tracing::info!(owner, queues = ?*queues, "serves these queues now");
+                    tracing::warn!(owner, queues = ?*queues, "serves these queues now");
                 }
             }
             Err(error) => tracing::warn!(owner, %error, "this worker could not say that it lives"),
@@ -310,7 +310,7 @@ impl<C: Send + Sync + 'static> Shared<C> {
     /// the journal says.
     async fn run_flow(&self, id: Uuid, mut claimed: Claimed) {
         if let (Some(before), Some(fence)) = (&claimed.taken_from, &self.fence) {
-            tracing::info!(flow = %id, from = before, "takes over a flow");
+            tracing::warn!(flow = %id, from = before, "takes over a flow");
             fence.shut_out(before).await;
         }
         let mut failures = 0;

@@ -14,7 +14,6 @@ from .server import START_TIMEOUT_S, STOP_TIMEOUT_S, Basalt
 LAYOUT = {"volume-api": 2, "image-api": 2, "volume-scheduler": 2, "volume-manager": 3, "volume-backup": 2}
 LEASE_S = 6
 CONFIG = f"""flow_lease_time = {LEASE_S}
-service_down_time = 15
 cluster = one
 """
 NOTIFICATIONS = """[oslo_messaging_notifications]
