@@ -86,6 +86,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("DEFAULT", "allow_availability_zone_fallback", Boolean, "false", "Take the default zone where the asked one is unknown."),
     option("DEFAULT", "cloned_volume_same_az", Boolean, "true", "A copy of a volume or snapshot stays in the zone of its source."),
     option("DEFAULT", "default_group_type", Text, "", "Group type that group_types/default shows."),
+    option("DEFAULT", "volume_usage_audit_period", Text, "month", "Period of basalt volume usage-audit: hour, day, month or year, and after an @ when it begins."),
     option("DEFAULT", "default_volume_type", Text, "__DEFAULT__", "Type of volumes that ask for none."),
     option("DEFAULT", "enabled_backends", List, "basalt", "Sections that each describe a backend."),
     option("DEFAULT", "cluster", Text, "", "Cluster that this node's backends belong to: its nodes have the same backends, and go on with each other's work; none unless set."),
