@@ -26,7 +26,7 @@ pub use in_process::InProcess;
 pub use message::{Message, Notification, Priority, RequestContext, Target};
 pub use outbox::Outbox;
 pub use postman::{Carrier, Postman};
-pub use rabbit::{RabbitMq, RabbitOptions, TransportUrl, TransportUrlError};
+pub use rabbit::{BrokerTls, RabbitMq, RabbitOptions, TransportUrl, TransportUrlError};
 
 use std::sync::Arc;
 use std::time::Duration;

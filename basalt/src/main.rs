@@ -101,6 +101,9 @@ enum Command {
     /// Look at the policy rules that this configuration makes.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Look after the volume service.
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Look after the image service.
     #[command(subcommand)]
     Image(ImageCommand),
@@ -187,6 +190,23 @@ enum DbCommand {
 }
 
 #[derive(Subcommand)]
+enum VolumeCommand {
+    /// Tell what existed in the last period: notifications volume.exists, snapshot.exists and
+    /// backup.exists. For cron, as cinder-volume-usage-audit.
+    UsageAudit {
+        /// Instead of the last period's begin: YYYY-MM-DD HH:MM:SS in UTC.
+        #[arg(long, visible_alias = "start_time", value_name = "TIME")]
+        start_time: Option<String>,
+        /// Instead of its end.
+        #[arg(long, visible_alias = "end_time", value_name = "TIME")]
+        end_time: Option<String>,
+        /// Tell what was made and deleted in it, too.
+        #[arg(long, visible_alias = "send_actions")]
+        send_actions: bool,
+    },
+}
+
+#[derive(Subcommand)]
 enum ImageCommand {
     /// Metadata definitions.
     #[command(subcommand)]
@@ -268,7 +288,7 @@ async fn operate(
     config: &Config,
     settings: &Settings,
 ) -> Result<()> {
-    use commands::{db, flows, metadefs, open_database};
+    use commands::{db, flows, metadefs, open_database, usage_audit};
     match command {
         Command::Serve { .. } | Command::Policy(_) | Command::Options => Ok(()),
         Command::Flows {
@@ -300,6 +320,19 @@ async fn operate(
         } => {
             let data_dir = data_dir.to_owned();
             look_after_store(command, commands::store::Place { data_dir, folder }).await
+        }
+        Command::Volume(VolumeCommand::UsageAudit {
+            start_time,
+            end_time,
+            send_actions,
+        }) => {
+            let database = open_database(data_dir, settings).await?;
+            let request = usage_audit::Request {
+                start_time,
+                end_time,
+                send_actions,
+            };
+            usage_audit::run(&database, config, settings, &request).await
         }
         Command::Image(ImageCommand::Metadefs(MetadefsCommand::Load { folder, replace })) => {
             let database = open_database(data_dir, settings).await?;

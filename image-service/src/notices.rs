@@ -2,6 +2,8 @@
 //!
 //! Each is put into the outbox by the transaction that does what it tells of.
 
+pub(crate) mod metadefs;
+
 use amqp::{Notification, Outbox, Priority};
 use async_trait::async_trait;
 use database::{Result, Tx, now_us};

@@ -96,7 +96,7 @@ impl Calls {
         let mut ready = self.ready.subscribe();
         let ready = timeout_at(deadline, ready.wait_for(|ready| *ready)).await;
         if ready.map(|_| ()).is_err() {
-            return Err(Error::Unavailable("not connected".to_owned()));
+            return Err(Error::Unavailable(self.link.trouble()));
         }
         let answer_to = AnswerTo {
             queue: self.queue.clone(),

@@ -1,8 +1,8 @@
 //! The connection to the brokers: made again whenever it breaks, in turn to each of them.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use lapin::options::{
@@ -11,10 +11,13 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Event, ExchangeKind};
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties, ErrorKind, Event, ExchangeKind,
+};
 use tokio::sync::{Mutex, watch};
 
 use super::RabbitOptions;
+use super::stream;
 use super::transport_url::Broker;
 
 /// How long one broker may take to let us in.
@@ -79,6 +82,8 @@ struct Publisher {
 pub(super) struct Link {
     pub options: RabbitOptions,
     session: watch::Sender<Option<Arc<Session>>>,
+    /// Why there was no session the last time there was none.
+    trouble: std::sync::Mutex<String>,
 }
 
 impl Link {
@@ -86,7 +91,21 @@ impl Link {
         Self {
             options,
             session: watch::Sender::new(None),
+            trouble: std::sync::Mutex::new("not connected yet".to_owned()),
         }
+    }
+
+    /// Why there is no session now, for people.
+    pub fn trouble(&self) -> String {
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set_trouble(&self, broker: &Broker, reason: &str) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        *trouble = format!("{broker}: {reason}");
     }
 
     /// The session there is now.
@@ -106,34 +125,46 @@ impl Link {
         }
     }
 
-    /// Connects, and connects again, for ever.
+    /// Connects, and connects again, for ever: to each broker in turn, with a pause after the last.
     pub async fn maintain(&self) {
         let brokers = &self.options.transport_url.brokers;
-        let (mut turn, mut failures) = (0_usize, 0_u32);
-        loop {
-            let Some(broker) = brokers.get(turn % brokers.len().max(1)) else {
-                return;
-            };
-            turn = turn.wrapping_add(1);
+        let mut failures = 0_u32;
+        // Brokers that failed one after the other since a session or a pause.
+        let mut failed_in_turn = 0;
+        for broker in brokers.iter().cycle() {
             let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.open(broker)).await;
             match opened.unwrap_or_else(|_| Err("no answer".to_owned())) {
                 Ok(session) => {
                     tracing::info!(%broker, "connected to the message broker");
-                    failures = 0;
-                    let session = Arc::new(session);
-                    self.session.send_replace(Some(Arc::clone(&session)));
-                    let reason = ended(&session.connection).await;
-                    self.session.send_replace(None);
-                    tracing::warn!(%broker, reason, "lost the message broker");
+                    if self.last(session, broker).await >= self.options.retry_interval {
+                        (failures, failed_in_turn) = (0, 0);
+                        continue;
+                    }
                 }
                 Err(reason) => {
-                    let pause = self.options.pause(failures);
-                    failures = failures.saturating_add(1);
-                    tracing::warn!(%broker, reason, pause_ms = pause.as_millis() as u64, "cannot reach the message broker");
-                    tokio::time::sleep(pause).await;
+                    self.set_trouble(broker, &reason);
+                    tracing::warn!(%broker, reason, "cannot reach the message broker");
                 }
             }
+            failed_in_turn += 1;
+            if failed_in_turn >= brokers.len() {
+                tokio::time::sleep(self.options.pause(failures)).await;
+                failures = failures.saturating_add(1);
+                failed_in_turn = 0;
+            }
         }
+    }
+
+    /// Offers the session until it breaks; returns how long it was there.
+    async fn last(&self, session: Session, broker: &Broker) -> Duration {
+        let began = Instant::now();
+        let session = Arc::new(session);
+        self.session.send_replace(Some(Arc::clone(&session)));
+        let reason = ended(&session.connection).await;
+        self.set_trouble(broker, &reason);
+        self.session.send_replace(None);
+        tracing::warn!(%broker, reason, "lost the message broker");
+        began.elapsed()
     }
 
     async fn open(&self, broker: &Broker) -> Result<Session, String> {
@@ -155,8 +186,9 @@ impl Link {
         };
         let properties = ConnectionProperties::default()
             .with_connection_name(self.options.connection_name.as_str().into());
-        let connection = Connection::connect_uri(uri, properties).await;
-        let connection = connection.map_err(|error| error.to_string())?;
+        let stream = stream::reach(broker, self.options.tls.as_ref()).await?;
+        let connection = stream::log_in(stream, uri, properties).await;
+        let connection = connection.map_err(|error| self.explained(&error))?;
         let channel = publisher(&connection).await;
         let channel = channel.map_err(|error| error.to_string())?;
         Ok(Session {
@@ -166,6 +198,22 @@ impl Link {
                 declared: HashSet::new(),
             }),
         })
+    }
+}
+
+impl Link {
+    /// Why we were not let in, with what an operator may have forgotten.
+    fn explained(&self, error: &lapin::Error) -> String {
+        match (&self.options.tls, error.kind()) {
+            // Only now does a client hear what became of its certificate, or nothing.
+            (Some(_), ErrorKind::IOError(_)) => {
+                format!("{error}, after the TLS handshake: does the broker accept our certificate?")
+            }
+            (None, ErrorKind::ParsingError(_)) => {
+                "the answer is not AMQP: does the broker want TLS (ssl)?".to_owned()
+            }
+            _ => error.to_string(),
+        }
     }
 }
 
@@ -224,6 +272,11 @@ impl Session {
             Some(_) => Delivered::Unroutable,
             None => Delivered::Queued,
         })
+    }
+
+    /// Declares again what is published to: it may have been removed.
+    pub async fn forget_declared(&self) {
+        self.publisher.lock().await.declared.clear();
     }
 
     async fn send(

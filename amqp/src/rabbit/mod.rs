@@ -9,6 +9,8 @@ mod calls;
 mod envelope;
 mod link;
 mod server;
+mod stream;
+mod tls;
 mod transport_url;
 
 use std::sync::Arc;
@@ -20,15 +22,18 @@ use tokio::task::AbortHandle;
 
 use crate::{Bus, Error, Handler, Message, Notification, Priority, Result, Serving, Target};
 use calls::Calls;
-use link::{Letter, Link, Route};
+use link::{Delivered, Letter, Link, Route};
 use server::{GoneCallers, Server};
 
+pub use tls::BrokerTls;
 pub use transport_url::{TransportUrl, TransportUrlError};
 
 /// `[oslo_messaging_rabbit]`, `[oslo_messaging_notifications]`, `control_exchange`.
 #[derive(Debug, Clone)]
 pub struct RabbitOptions {
     pub transport_url: TransportUrl,
+    /// `ssl`: the brokers are spoken to in TLS.
+    pub tls: Option<BrokerTls>,
     /// Where topics live: `openstack`, unless the operator says otherwise (often `cinder`).
     pub control_exchange: String,
     /// `amqp_durable_queues`.
@@ -60,6 +65,7 @@ impl RabbitOptions {
     pub fn new(transport_url: TransportUrl) -> Self {
         Self {
             transport_url,
+            tls: None,
             control_exchange: "openstack".to_owned(),
             durable_queues: false,
             auto_delete: false,
@@ -185,16 +191,21 @@ impl Bus for RabbitMq {
                     queue: &key,
                 },
                 body: &body,
-                mandatory: false,
+                mandatory: true,
                 expires: None,
             };
-            let no_broker = || Error::Unavailable("no broker".to_owned());
+            let no_broker = || Error::Unavailable(self.link.trouble());
             let session = self.link.now().ok_or_else(no_broker)?;
-            let sent = session.publish(options, letter).await;
-            sent.map_err(|reason| match reason.as_str() {
-                link::REFUSED => Error::Busy(key.clone()),
-                _ => Error::Unavailable(reason),
-            })?;
+            match session.publish(options, letter).await {
+                Ok(Delivered::Queued) => {}
+                Ok(Delivered::Unroutable) => {
+                    // Somebody removed the queue that we had made; it is made again next time.
+                    session.forget_declared().await;
+                    return Err(Error::Unavailable(format!("the queue {key} is gone")));
+                }
+                Err(reason) if reason == link::REFUSED => return Err(Error::Busy(key)),
+                Err(reason) => return Err(Error::Unavailable(reason)),
+            }
         }
         Ok(())
     }

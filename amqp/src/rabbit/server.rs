@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use futures_util::stream::select_all;
+use futures_util::stream::{self, select_all};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions};
 use lapin::types::FieldTable;
@@ -71,8 +71,15 @@ impl Server {
         channel
             .basic_qos(HANDLED_AT_ONCE, BasicQosOptions::default())
             .await?;
-        let mut deliveries = select_all(self.consumers(&channel).await?);
-        while let Some(delivery) = deliveries.next().await {
+        // One that ends was cancelled with its queue: all three are made anew.
+        let ending = |consumer: Consumer| {
+            consumer
+                .map(Some)
+                .chain(stream::once(async { None }).boxed())
+        };
+        let consumers = self.consumers(&channel).await?.into_iter().map(ending);
+        let mut deliveries = select_all(consumers);
+        while let Some(Some(delivery)) = deliveries.next().await {
             let delivery = delivery?;
             let Ok(slot) = Arc::clone(slots).acquire_owned().await else {
                 return Ok(());
@@ -88,7 +95,8 @@ impl Server {
                 handle(&link, &gone, &*handler, request).await;
             });
         }
-        Ok(())
+        // What it had been given and not taken goes back to the other queues.
+        channel.close(200, "a queue is gone".into()).await
     }
 
     /// Declares and consumes the queues of the topic, of the server, and of fanouts.

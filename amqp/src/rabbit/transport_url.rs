@@ -5,12 +5,17 @@ use std::fmt;
 /// `rabbit://user:password@host:port,user:password@host:port/vhost`.
 ///
 /// Names and passwords may be percent-encoded. Where a broker has no credentials of its own, it
-/// takes those of the one before. The password is never printed.
+/// takes those of the one before. The password is never printed. After a `?` may stand options of
+/// TLS, which count instead of those of the configuration.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TransportUrl {
     pub(super) brokers: Vec<Broker>,
     pub(super) virtual_host: String,
+    options: Vec<(String, String)>,
 }
+
+/// What may stand after the `?`.
+const OPTIONS: [&str; 4] = ["ssl", "ssl_ca_file", "ssl_cert_file", "ssl_key_file"];
 
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Broker {
@@ -44,11 +49,13 @@ impl TransportUrl {
             .or_else(|| text.strip_prefix("kombu+amqp://"))
             .ok_or(TransportUrlError::Scheme)?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut options = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if name != "ssl" || !matches!(value, "0" | "false" | "False") {
+            if !OPTIONS.contains(&name) {
                 return Err(TransportUrlError::Option(name.to_owned()));
             }
+            options.push((name.to_owned(), decode(value)?));
         }
         let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
         let mut brokers: Vec<Broker> = Vec::new();
@@ -68,7 +75,14 @@ impl TransportUrl {
         Ok(Self {
             brokers,
             virtual_host,
+            options,
         })
+    }
+
+    /// What stands after the `?` under this name.
+    pub fn option(&self, name: &str) -> Option<&str> {
+        let given = self.options.iter().rev().find(|(given, _)| given == name);
+        given.map(|(_, value)| value.as_str())
     }
 }
 
@@ -187,6 +201,12 @@ mod tests {
         let plain = TransportUrl::parse("rabbit://").unwrap_err();
         assert_eq!(plain, TransportUrlError::NoBroker);
         assert_eq!(TransportUrl::parse("rabbit://h").unwrap().virtual_host, "/");
+        let tls = TransportUrl::parse("rabbit://h/v?ssl=1&ssl_ca_file=%2fca").unwrap();
+        assert_eq!(
+            (tls.option("ssl"), tls.option("ssl_ca_file")),
+            (Some("1"), Some("/ca"))
+        );
+        assert_eq!(tls.option("ssl_key_file"), None);
     }
 
     #[test]
@@ -199,8 +219,8 @@ mod tests {
             ),
             ("rabbit://a:%4@h", TransportUrlError::Encoding),
             (
-                "rabbit://h/?ssl=1",
-                TransportUrlError::Option("ssl".to_owned()),
+                "rabbit://h/?ssl=1&ssl_version=x",
+                TransportUrlError::Option("ssl_version".to_owned()),
             ),
         ] {
             assert_eq!(TransportUrl::parse(text).unwrap_err(), error);

@@ -19,6 +19,9 @@ pub async fn status(database: &Database, data_dir: &Path, settings: &Settings) -
         )
         .await?;
     let pending = migrate::pending(database).await?.len();
+    let newest = applied
+        .last()
+        .map_or(Ok(0), |row| row.get::<i64>("number"))?;
     let flows = database
         .fetch_all(
             "SELECT state, COUNT(*) AS n FROM flows GROUP BY state ORDER BY state",
@@ -43,6 +46,8 @@ pub async fn status(database: &Database, data_dir: &Path, settings: &Settings) -
         output,
         "schema     {}",
         match pending {
+            0 if newest > migrate::newest_known() =>
+                "a newer release's, on which this one can run".to_owned(),
             0 => "up to date".to_owned(),
             pending => format!("{pending} migrations behind; the next start applies them"),
         }

@@ -10,6 +10,7 @@ pub mod policy;
 mod progress;
 pub mod store;
 mod table;
+pub mod usage_audit;
 
 use std::path::Path;
 

@@ -1,8 +1,9 @@
 //! `transport_url` and the sections of oslo.messaging: the broker, and who is told of what happens.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use amqp::{RabbitOptions, TransportUrl};
+use amqp::{BrokerTls, RabbitOptions, TransportUrl};
 
 use super::settings::required;
 use super::{Config, ConfigError};
@@ -26,6 +27,7 @@ fn broker(config: &Config, section: &'static str) -> Result<Option<RabbitOptions
         .map_err(|error| ConfigError::option(section, "transport_url", error.to_string()))?;
     let seconds = |name: &str| config.integer(RABBIT, name).map(Duration::from_secs);
     Ok(Some(RabbitOptions {
+        tls: tls(config, &url)?,
         control_exchange: required(config, "DEFAULT", "control_exchange")?,
         durable_queues: config.boolean(RABBIT, "amqp_durable_queues")?,
         auto_delete: config.boolean(RABBIT, "amqp_auto_delete")?,
@@ -40,6 +42,41 @@ fn broker(config: &Config, section: &'static str) -> Result<Option<RabbitOptions
         notification_envelope: !drivers(config)?.contains(&Driver::Messaging),
         ..RabbitOptions::new(url)
     }))
+}
+
+/// `ssl` and its files, from the address or from the section. Files that cannot be used stop the
+/// start.
+fn tls(config: &Config, url: &TransportUrl) -> Result<Option<BrokerTls>, ConfigError> {
+    let wanted = match url.option("ssl").map(str::to_lowercase).as_deref() {
+        Some("1" | "true" | "yes" | "on" | "t" | "y") => true,
+        Some(_) => false,
+        None => config.boolean(RABBIT, "ssl")?,
+    };
+    if !wanted {
+        return Ok(None);
+    }
+    let path = |name: &str| -> Result<Option<PathBuf>, ConfigError> {
+        let given = match url.option(name) {
+            Some(given) => Some(given.to_owned()).filter(|given| !given.is_empty()),
+            None => config.text(RABBIT, name)?,
+        };
+        Ok(given.map(|given| config.beside(&given)))
+    };
+    let tls = BrokerTls {
+        ca_file: path("ssl_ca_file")?,
+        certificate_file: path("ssl_cert_file")?,
+        key_file: path("ssl_key_file")?,
+    };
+    if tls.key_file.is_some() && tls.certificate_file.is_none() {
+        return Err(ConfigError::option(
+            RABBIT,
+            "ssl_key_file",
+            "needs ssl_cert_file, whose key it is",
+        ));
+    }
+    tls.check()
+        .map_err(|error| ConfigError::option(RABBIT, "ssl", error.to_string()))?;
+    Ok(Some(tls))
 }
 
 /// A driver of notifications.
@@ -123,6 +160,45 @@ mod tests {
             error,
             "option [DEFAULT] transport_url: must begin with rabbit://"
         );
+    }
+
+    #[test]
+    fn tls_is_asked_for_in_the_section_or_in_the_address() {
+        let tls = |url: &str, pairs: &[(&str, &str)]| {
+            let url = ("OS_DEFAULT__TRANSPORT_URL".to_owned(), url.to_owned());
+            let set = |(name, value): &(&str, &str)| {
+                let name = format!("OS_OSLO_MESSAGING_RABBIT__{}", name.to_uppercase());
+                (name, (*value).to_owned())
+            };
+            let pairs = pairs.iter().map(set).chain([url]);
+            let options = rabbit_options(&Config::load(&[], pairs).unwrap());
+            options.map(|options| options.unwrap().tls.is_some())
+        };
+        assert!(!tls("rabbit://h", &[]).unwrap());
+        // Files of a TLS that nobody wants are not looked at.
+        assert!(
+            !tls(
+                "rabbit://h?ssl=0",
+                &[("ssl", "true"), ("ssl_ca_file", "/none")]
+            )
+            .unwrap()
+        );
+        for (url, pairs, part) in [
+            (
+                "rabbit://h",
+                &[("ssl", "true"), ("ssl_ca_file", "/none/ca.pem")][..],
+                "ssl: /none/ca.pem",
+            ),
+            ("rabbit://h?ssl=1&ssl_ca_file=/no", &[][..], "ssl: /no"),
+            (
+                "rabbit://h",
+                &[("ssl", "true"), ("ssl_key_file", "/none/key.pem")][..],
+                "needs ssl_cert_file",
+            ),
+        ] {
+            let error = tls(url, pairs).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

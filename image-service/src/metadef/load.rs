@@ -129,8 +129,16 @@ async fn load(database: &Database, document: &NamespaceDocument, replace: bool) 
     Ok(loaded)
 }
 
+/// A namespace and what came with it.
+#[derive(Debug)]
+pub struct Inserted {
+    pub namespace: Namespace,
+    pub associations: Vec<Association>,
+    pub items: Vec<(Kind, Item)>,
+}
+
 /// A new namespace with all that its document holds. A name that is taken is a 409.
-pub async fn insert(tx: &mut Tx, document: &NamespaceDocument) -> Result<Namespace> {
+pub async fn insert(tx: &mut Tx, document: &NamespaceDocument) -> Result<Inserted> {
     let now = now_us();
     let namespace = Namespace {
         id: Uuid::new_v4(),
@@ -146,19 +154,25 @@ pub async fn insert(tx: &mut Tx, document: &NamespaceDocument) -> Result<Namespa
     metadefs::insert(tx, &namespace)
         .await
         .map_err(|error| taken(error, "namespace", &namespace.namespace))?;
+    let mut associations = Vec::with_capacity(document.associations.len());
     for association in &document.associations {
-        insert_association(tx, &namespace, association).await?;
+        associations.push(insert_association(tx, &namespace, association).await?);
     }
+    let mut items = Vec::new();
     for (kind, documents) in [
         (Kind::Object, &document.objects),
         (Kind::Property, &document.properties),
         (Kind::Tag, &document.tags),
     ] {
         for named in documents {
-            insert_item(tx, &namespace, kind, named).await?;
+            items.push((kind, insert_item(tx, &namespace, kind, named).await?));
         }
     }
-    Ok(namespace)
+    Ok(Inserted {
+        namespace,
+        associations,
+        items,
+    })
 }
 
 pub async fn insert_association(

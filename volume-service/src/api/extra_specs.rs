@@ -42,7 +42,7 @@ pub(super) async fn create(
     object.only(&["extra_specs"])?;
     let extra_specs = object.required_string_map("extra_specs", MapRules::TYPE_EXTRA_SPECS)?;
     let found = domain::get(&call.service, &call.context, &id).await?;
-    domain::set_extra_specs(&call.service, found.id, &extra_specs).await?;
+    domain::set_extra_specs(&call.service, &call.context, &found, &extra_specs, None).await?;
     Ok(Json(SpecsBody { extra_specs }))
 }
 
@@ -80,7 +80,7 @@ pub(super) async fn update(
         return Err(BadInput::new("Request body contains too many items").into());
     }
     let found = domain::get(&call.service, &call.context, &id).await?;
-    domain::set_extra_specs(&call.service, found.id, &specs).await?;
+    domain::set_extra_specs(&call.service, &call.context, &found, &specs, Some(&key)).await?;
     Ok(Json(specs))
 }
 
@@ -91,6 +91,6 @@ pub(super) async fn delete(
 ) -> Answer<StatusCode> {
     call.enforce_own("volume_extension:types_extra_specs:delete")?;
     let found = domain::get(&call.service, &call.context, &id).await?;
-    domain::delete_extra_spec(&call.service, found.id, &key).await?;
+    domain::delete_extra_spec(&call.service, &call.context, &found, &key).await?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -45,7 +45,14 @@ pub(super) async fn create(
     let object = Object::new(&body)?;
     object.only(&["group_specs"])?;
     let specs = object.required_string_map("group_specs", MapRules::GROUP_SPECS)?;
-    domain::set_specs(&call.service, found.group_type.id, &specs).await?;
+    domain::set_specs(
+        &call.service,
+        &call.context,
+        found.group_type.id,
+        &specs,
+        None,
+    )
+    .await?;
     Ok((StatusCode::ACCEPTED, Json(body)))
 }
 
@@ -77,7 +84,14 @@ pub(super) async fn update(
     if specs.len() > 1 {
         return Err(BadInput::new("Request body contains too many items").into());
     }
-    domain::set_specs(&call.service, found.group_type.id, &specs).await?;
+    domain::set_specs(
+        &call.service,
+        &call.context,
+        found.group_type.id,
+        &specs,
+        Some(&key),
+    )
+    .await?;
     Ok(Json(body))
 }
 
@@ -87,6 +101,6 @@ pub(super) async fn delete(
     Path((id, key)): Path<(String, String)>,
 ) -> Answer<StatusCode> {
     let found = find(&call, &id, "group:group_types_specs:delete").await?;
-    domain::delete_spec(&call.service, found.group_type.id, &key).await?;
+    domain::delete_spec(&call.service, &call.context, found.group_type.id, &key).await?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -69,6 +69,7 @@ pub(super) async fn create(call: Call, body: JsonBody) -> Answer<(StatusCode, Js
     let specs = object.string_map("group_specs", MapRules::METADATA)?;
     let made = domain::create(
         &call.service,
+        &call.context,
         &name,
         description.as_deref(),
         is_public,
@@ -112,7 +113,7 @@ pub(super) async fn update(
         description: description.or(found.description),
         is_public: is_public.unwrap_or(found.is_public),
     };
-    let details = domain::update(&call.service, changed).await?;
+    let details = domain::update(&call.service, &call.context, changed).await?;
     Ok(one(&call, details))
 }
 
@@ -121,6 +122,6 @@ pub(super) async fn delete(call: Call, Path(id): Path<String>) -> Answer<StatusC
     call.version.require(3, 11)?;
     call.enforce_own("group:group_types:delete")?;
     let found = domain::get(&call.service, &call.context, &id).await?;
-    domain::delete(&call.service, found.id).await?;
+    domain::delete(&call.service, &call.context, &found).await?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -63,7 +63,7 @@ pub(super) async fn create(call: Call, body: JsonBody) -> Answer<Json<One>> {
         let value = object.string(key, 0..=255)?.unwrap_or_default();
         specs.insert(key.clone(), value.to_owned());
     }
-    let made = domain::create(&call.service, &name, consumer, specs).await?;
+    let made = domain::create(&call.service, &call.context, &name, consumer, specs).await?;
     Ok(Json(One::new(&call, made)))
 }
 
@@ -79,7 +79,7 @@ pub(super) async fn update(
     object.only(&["qos_specs"])?;
     let specs = object.required_string_map("qos_specs", MapRules::QOS_SPECS)?;
     let found = domain::get(&call.service, &id).await?;
-    domain::update(&call.service, found.qos.id, specs).await?;
+    domain::update(&call.service, &call.context, found.qos.id, specs).await?;
     Ok(Json(body))
 }
 
@@ -95,7 +95,13 @@ pub(super) async fn delete(
         .map(|text| filter::require_bool("force", text))
         .transpose()?;
     let found = domain::get(&call.service, &id).await?;
-    domain::delete(&call.service, found.qos.id, force.unwrap_or(false)).await?;
+    domain::delete(
+        &call.service,
+        &call.context,
+        found.qos.id,
+        force.unwrap_or(false),
+    )
+    .await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -112,7 +118,7 @@ pub(super) async fn delete_keys(
     let keys = body::texts(&object, "keys", MOST_KEYS)?;
     let keys = keys.ok_or_else(|| object.lacks("keys"))?;
     let found = domain::get(&call.service, &id).await?;
-    domain::delete_keys(&call.service, found.qos.id, &keys).await?;
+    domain::delete_keys(&call.service, &call.context, found.qos.id, &keys).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

@@ -55,8 +55,10 @@ pub(super) async fn act(call: Call, Path(id): Path<String>, body: JsonBody) -> A
     let project_id = arguments.required_string("project", 1..=255)?;
     let found = domain::get(&call.service, &call.context, &id).await?;
     match name.as_str() {
-        "addProjectAccess" => domain::add_access(&call.service, &found, project_id).await?,
-        _ => domain::remove_access(&call.service, &found, project_id).await?,
+        "addProjectAccess" => {
+            domain::add_access(&call.service, &call.context, &found, project_id).await?
+        }
+        _ => domain::remove_access(&call.service, &call.context, &found, project_id).await?,
     }
     Ok(StatusCode::ACCEPTED)
 }

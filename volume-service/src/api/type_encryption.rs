@@ -119,7 +119,7 @@ pub(super) async fn create(
     object.required_string("control_location", 0..=255)?;
     let request = parse(&object)?;
     let found = types::get(&call.service, &call.context, &id).await?;
-    let made = domain::create(&call.service, found.id, request).await?;
+    let made = domain::create(&call.service, &call.context, found.id, request).await?;
     Ok(Json(Created {
         encryption: NewView::new(made),
     }))
@@ -140,7 +140,7 @@ pub(super) async fn update(
         ["provider", "control_location", "cipher", "key_size"].contains(&key.as_str())
     });
     let found = types::get(&call.service, &call.context, &id).await?;
-    domain::update(&call.service, found.id, request).await?;
+    domain::update(&call.service, &call.context, found.id, request).await?;
     Ok(Json(json!({ "encryption": given })))
 }
 

@@ -133,7 +133,7 @@ pub(super) async fn create(call: Call, body: JsonBody) -> Answer<Json<One>> {
             .string_map("extra_specs", MapRules::TYPE_EXTRA_SPECS)?
             .unwrap_or_default(),
     };
-    let details = domain::create(&call.service, new).await?;
+    let details = domain::create(&call.service, &call.context, new).await?;
     Ok(Json(One {
         volume_type: TypeView::new(&call, details, Shown::Created),
     }))
@@ -166,7 +166,7 @@ pub(super) async fn update(
         is_public: is_public.unwrap_or(found.is_public),
         ..found
     };
-    let details = domain::update(&call.service, changed).await?;
+    let details = domain::update(&call.service, &call.context, changed).await?;
     Ok(Json(One {
         volume_type: TypeView::new(&call, details, Shown::Updated),
     }))
@@ -176,6 +176,6 @@ pub(super) async fn update(
 pub(super) async fn delete(call: Call, Path(id): Path<String>) -> Answer<StatusCode> {
     call.enforce_own("volume_extension:type_delete")?;
     let found = domain::get(&call.service, &call.context, &id).await?;
-    domain::delete(&call.service, &found).await?;
+    domain::delete(&call.service, &call.context, &found).await?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -25,6 +25,7 @@ pub mod snapshots;
 pub mod status;
 pub mod transfers;
 pub mod type_encryption;
+pub mod usage_audit;
 pub mod volume_types;
 pub mod volumes;
 

@@ -10,6 +10,7 @@ use super::listing::{self, Query, Rows, Table};
 use super::parse_id;
 use crate::db::group_types::{self, DEFAULT_CGSNAPSHOT_TYPE, GroupType};
 use crate::db::metadata::{self, Kind, Metadata};
+use crate::notices::Specs;
 use crate::{Error, Result, VolumeService};
 
 /// A group type with its specs.
@@ -148,6 +149,7 @@ pub async fn details(service: &VolumeService, group_type: GroupType) -> Result<G
 /// Makes a type.
 pub async fn create(
     service: &VolumeService,
+    context: &RequestContext,
     name: &str,
     description: Option<&str>,
     is_public: bool,
@@ -157,19 +159,35 @@ pub async fn create(
     let made = group_types::insert(&mut tx, name, description, is_public).await;
     let group_type = made.map_err(|error| name_taken(error, name))?;
     metadata::insert(&mut tx, Kind::GroupType, group_type.id, &specs).await?;
+    let notices = &service.notices;
+    notices
+        .group_type(&mut tx, "create", &group_type, &specs, context)
+        .await?;
     tx.commit().await?;
     Ok(GroupTypeDetails { group_type, specs })
 }
 
 /// Writes name, description and visibility.
-pub async fn update(service: &VolumeService, changed: GroupType) -> Result<GroupTypeDetails> {
+pub async fn update(
+    service: &VolumeService,
+    context: &RequestContext,
+    changed: GroupType,
+) -> Result<GroupTypeDetails> {
     let mut tx = service.database.begin().await?;
     let updated = group_types::update(&mut tx, &changed).await;
     if !updated.map_err(|error| name_taken(error, &changed.name))? {
         return Err(not_found(changed.id));
     }
+    let specs = metadata::get(&mut tx, Kind::GroupType, changed.id).await?;
+    let notices = &service.notices;
+    notices
+        .group_type(&mut tx, "update", &changed, &specs, context)
+        .await?;
     tx.commit().await?;
-    details(service, changed).await
+    Ok(GroupTypeDetails {
+        group_type: changed,
+        specs,
+    })
 }
 
 fn name_taken(error: database::Error, name: &str) -> Error {
@@ -182,36 +200,64 @@ fn name_taken(error: database::Error, name: &str) -> Error {
 }
 
 /// Deletes a type that no group has.
-pub async fn delete(service: &VolumeService, id: Uuid) -> Result<()> {
+pub async fn delete(
+    service: &VolumeService,
+    context: &RequestContext,
+    group_type: &GroupType,
+) -> Result<()> {
+    let id = group_type.id;
     let mut tx = service.database.begin().await?;
     if group_types::in_use(&mut tx, id).await? {
         return Err(Error::Invalid(
             "Target group type is still in use.".to_owned(),
         ));
     }
+    let specs = metadata::get(&mut tx, Kind::GroupType, id).await?;
     if !group_types::delete(&mut tx, id).await? {
         return Err(not_found(id));
     }
+    let notices = &service.notices;
+    notices
+        .group_type(&mut tx, "delete", group_type, &specs, context)
+        .await?;
     Ok(tx.commit().await?)
 }
 
-/// Adds or replaces specs.
-pub async fn set_specs(service: &VolumeService, id: Uuid, specs: &Metadata) -> Result<()> {
+/// Adds or replaces specs, of which `one` was named alone.
+pub async fn set_specs(
+    service: &VolumeService,
+    context: &RequestContext,
+    id: Uuid,
+    specs: &Metadata,
+    one: Option<&str>,
+) -> Result<()> {
     let mut tx = service.database.begin().await?;
     if group_types::get(&mut tx, id).await?.is_none() {
         return Err(not_found(id));
     }
     metadata::merge(&mut tx, Kind::GroupType, id, specs).await?;
+    let named = one.map_or(Specs::Added(specs), Specs::Updated);
+    let notices = &service.notices;
+    notices.group_specs(&mut tx, id, named, context).await?;
     Ok(tx.commit().await?)
 }
 
 /// Removes one spec.
-pub async fn delete_spec(service: &VolumeService, id: Uuid, key: &str) -> Result<()> {
+pub async fn delete_spec(
+    service: &VolumeService,
+    context: &RequestContext,
+    id: Uuid,
+    key: &str,
+) -> Result<()> {
     let mut tx = service.database.begin().await?;
     if !metadata::delete_key(&mut tx, Kind::GroupType, id, key).await? {
         return Err(Error::NotFound(format!(
             "Group Type {id} has no specs with key {key}."
         )));
     }
+    let notices = &service.notices;
+    notices
+        .group_specs(&mut tx, id, Specs::Deleted(key), context)
+        .await?;
     Ok(tx.commit().await?)
 }

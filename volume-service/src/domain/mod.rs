@@ -30,6 +30,7 @@ pub mod snapshots;
 pub mod transfers;
 pub mod type_encryption;
 pub mod types;
+pub mod usage_audit;
 pub mod volume_actions;
 pub mod volume_attach;
 pub mod volume_create;

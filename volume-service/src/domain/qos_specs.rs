@@ -13,6 +13,7 @@ use crate::db::metadata::{self, Kind, Metadata};
 use crate::db::qos_specs::{self, QosSpecs};
 use crate::db::volume_types;
 use crate::db::volumes::Volume;
+use crate::notices::QosEvent;
 use crate::{Error, Result, VolumeService};
 use rest::RequestContext;
 
@@ -86,11 +87,12 @@ fn check_consumer(consumer: &str) -> Result<()> {
 /// Makes specs; the back-end enforces them unless the client says otherwise.
 pub async fn create(
     service: &VolumeService,
+    context: &RequestContext,
     name: &str,
-    consumer: Option<&str>,
+    given: Option<&str>,
     specs: Metadata,
 ) -> Result<QosDetails> {
-    let consumer = consumer.unwrap_or("back-end");
+    let consumer = given.unwrap_or("back-end");
     check_consumer(consumer)?;
     let mut tx = service.database.begin().await?;
     let qos = match qos_specs::insert(&mut tx, name, consumer).await {
@@ -100,27 +102,48 @@ pub async fn create(
         inserted => inserted?,
     };
     metadata::insert(&mut tx, Kind::Qos, qos.id, &specs).await?;
+    let mut told = specs.clone();
+    told.extend(given.map(|given| ("consumer".to_owned(), given.to_owned())));
+    let notices = &service.notices;
+    notices
+        .qos_specs(&mut tx, &qos, QosEvent::Create(&told), context)
+        .await?;
     tx.commit().await?;
     Ok(QosDetails { qos, specs })
 }
 
 /// Adds and replaces keys; the key `consumer` is who enforces them.
-pub async fn update(service: &VolumeService, id: Uuid, mut specs: Metadata) -> Result<()> {
+pub async fn update(
+    service: &VolumeService,
+    context: &RequestContext,
+    id: Uuid,
+    given: Metadata,
+) -> Result<()> {
+    let mut specs = given.clone();
     let consumer = specs.remove("consumer");
     if let Some(consumer) = &consumer {
         check_consumer(consumer)?;
     }
     let mut tx = service.database.begin().await?;
-    still_there(&mut tx, id).await?;
+    let qos = still_there(&mut tx, id).await?;
     metadata::merge(&mut tx, Kind::Qos, id, &specs).await?;
     qos_specs::touch(&mut tx, id, consumer.as_deref()).await?;
+    let notices = &service.notices;
+    notices
+        .qos_specs(&mut tx, &qos, QosEvent::Update(&given), context)
+        .await?;
     Ok(tx.commit().await?)
 }
 
 /// Removes keys; all, or none when one is missing.
-pub async fn delete_keys(service: &VolumeService, id: Uuid, keys: &[String]) -> Result<()> {
+pub async fn delete_keys(
+    service: &VolumeService,
+    context: &RequestContext,
+    id: Uuid,
+    keys: &[String],
+) -> Result<()> {
     let mut tx = service.database.begin().await?;
-    still_there(&mut tx, id).await?;
+    let qos = still_there(&mut tx, id).await?;
     for key in keys {
         if !metadata::delete_key(&mut tx, Kind::Qos, id, key).await? {
             return Err(Error::NotFound(format!(
@@ -129,24 +152,37 @@ pub async fn delete_keys(service: &VolumeService, id: Uuid, keys: &[String]) -> 
         }
     }
     qos_specs::touch(&mut tx, id, None).await?;
+    let notices = &service.notices;
+    notices
+        .qos_specs(&mut tx, &qos, QosEvent::DeleteKeys, context)
+        .await?;
     Ok(tx.commit().await?)
 }
 
-async fn still_there(tx: &mut Tx, id: Uuid) -> Result<()> {
+async fn still_there(tx: &mut Tx, id: Uuid) -> Result<QosSpecs> {
     let found = qos_specs::get(&mut *tx, id).await?;
-    found.map(|_| ()).ok_or_else(|| not_found(id))
+    found.ok_or_else(|| not_found(id))
 }
 
 /// Deletes specs that no type has; with `force` the types lose them.
-pub async fn delete(service: &VolumeService, id: Uuid, force: bool) -> Result<()> {
+pub async fn delete(
+    service: &VolumeService,
+    context: &RequestContext,
+    id: Uuid,
+    force: bool,
+) -> Result<()> {
     let mut tx = service.database.begin().await?;
-    still_there(&mut tx, id).await?;
+    let qos = still_there(&mut tx, id).await?;
     if force {
         qos_specs::disassociate(&mut tx, id, None).await?;
     } else if !qos_specs::volume_types(&mut tx, id).await?.is_empty() {
         return Err(Error::Invalid("Qos specs still in use.".to_owned()));
     }
     qos_specs::delete(&mut tx, id).await?;
+    let notices = &service.notices;
+    notices
+        .qos_specs(&mut tx, &qos, QosEvent::Delete, context)
+        .await?;
     Ok(tx.commit().await?)
 }
 
@@ -159,7 +195,7 @@ pub async fn associate(
 ) -> Result<()> {
     let volume_type = types::get(service, context, type_id).await?;
     let mut tx = service.database.begin().await?;
-    still_there(&mut tx, id).await?;
+    let qos = still_there(&mut tx, id).await?;
     if !qos_specs::associate(&mut tx, id, volume_type.id).await? {
         let current = volume_types::get(&mut tx, volume_type.id).await?;
         let other = current
@@ -170,6 +206,9 @@ pub async fn associate(
             "Invalid volume type: Type {type_id} is already associated with another qos specs: {other}"
         )));
     }
+    let event = QosEvent::Associate(volume_type.id);
+    let notices = &service.notices;
+    notices.qos_specs(&mut tx, &qos, event, context).await?;
     Ok(tx.commit().await?)
 }
 
@@ -185,8 +224,11 @@ pub async fn disassociate(
         None => None,
     };
     let mut tx = service.database.begin().await?;
-    still_there(&mut tx, id).await?;
+    let qos = still_there(&mut tx, id).await?;
     qos_specs::disassociate(&mut tx, id, volume_type).await?;
+    let event = volume_type.map_or(QosEvent::DisassociateAll, QosEvent::Disassociate);
+    let notices = &service.notices;
+    notices.qos_specs(&mut tx, &qos, event, context).await?;
     Ok(tx.commit().await?)
 }
 

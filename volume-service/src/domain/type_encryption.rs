@@ -1,6 +1,8 @@
 //! The encryption of volume types. It can be changed while no volume has the type.
 
 use database::{Tx, now_us};
+use rest::RequestContext;
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::db::type_encryption::{self, TypeEncryption};
@@ -35,6 +37,7 @@ async fn refuse_used(tx: &mut Tx, volume_type_id: Uuid, verb: &str) -> Result<()
 /// Gives a type its encryption. `provider` and `control_location` are there.
 pub async fn create(
     service: &VolumeService,
+    context: &RequestContext,
     volume_type_id: Uuid,
     request: Request,
 ) -> Result<TypeEncryption> {
@@ -58,12 +61,27 @@ pub async fn create(
         }
         inserted => inserted?,
     }
+    let specs = json!({
+        "provider": new.provider,
+        "control_location": new.control_location,
+        "cipher": new.cipher,
+        "key_size": new.key_size,
+    });
+    let notices = &service.notices;
+    notices
+        .type_encryption(&mut tx, volume_type_id, ("specs", specs), context)
+        .await?;
     tx.commit().await?;
     Ok(new)
 }
 
 /// Changes what the request names.
-pub async fn update(service: &VolumeService, volume_type_id: Uuid, request: Request) -> Result<()> {
+pub async fn update(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume_type_id: Uuid,
+    request: Request,
+) -> Result<()> {
     let mut tx = service.database.begin().await?;
     refuse_used(&mut tx, volume_type_id, "update").await?;
     let mut changed = type_encryption::get(&mut tx, volume_type_id)
@@ -82,6 +100,11 @@ pub async fn update(service: &VolumeService, volume_type_id: Uuid, request: Requ
         changed.key_size = key_size;
     }
     type_encryption::update(&mut tx, &changed).await?;
+    let id = changed.id.to_string();
+    let notices = &service.notices;
+    notices
+        .type_encryption(&mut tx, volume_type_id, ("id", id.into()), context)
+        .await?;
     Ok(tx.commit().await?)
 }
 

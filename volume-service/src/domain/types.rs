@@ -10,6 +10,7 @@ use super::{parse_id, quota};
 use crate::db::volume_types::{self, ExtraSpecs, VolumeType};
 use crate::db::volumes::Volume;
 use crate::db::{self, Source, default_types, quotas};
+use crate::notices::Specs;
 use crate::{Error, Result, VolumeService};
 
 /// The type that the first start makes.
@@ -171,7 +172,11 @@ pub fn check_size(volume_type: &VolumeType, specs: &ExtraSpecs, size_gib: u32) -
 }
 
 /// Makes a type.
-pub async fn create(service: &VolumeService, new: NewType) -> Result<TypeDetails> {
+pub async fn create(
+    service: &VolumeService,
+    context: &RequestContext,
+    new: NewType,
+) -> Result<TypeDetails> {
     check_specs(&new.extra_specs)?;
     let mut tx = service.database.begin().await?;
     let inserted = volume_types::insert(
@@ -183,6 +188,10 @@ pub async fn create(service: &VolumeService, new: NewType) -> Result<TypeDetails
     .await;
     let volume_type = inserted.map_err(|error| name_taken(error, &new.name))?;
     volume_types::merge_extra_specs(&mut tx, volume_type.id, &new.extra_specs).await?;
+    let notices = &service.notices;
+    notices
+        .volume_type(&mut tx, "create", &volume_type, &new.extra_specs, context)
+        .await?;
     tx.commit().await?;
     Ok(TypeDetails {
         volume_type,
@@ -191,7 +200,11 @@ pub async fn create(service: &VolumeService, new: NewType) -> Result<TypeDetails
 }
 
 /// Writes name, description and visibility. The limits of its volumes follow a new name.
-pub async fn update(service: &VolumeService, changed: VolumeType) -> Result<TypeDetails> {
+pub async fn update(
+    service: &VolumeService,
+    context: &RequestContext,
+    changed: VolumeType,
+) -> Result<TypeDetails> {
     let mut tx = service.database.begin().await?;
     let before = volume_types::get(&mut tx, changed.id)
         .await?
@@ -206,8 +219,12 @@ pub async fn update(service: &VolumeService, changed: VolumeType) -> Result<Type
             quotas::rename_resource(&mut tx, from, to).await?;
         }
     }
+    let extra_specs = volume_types::extra_specs(&mut tx, changed.id).await?;
+    let notices = &service.notices;
+    notices
+        .volume_type(&mut tx, "update", &changed, &extra_specs, context)
+        .await?;
     tx.commit().await?;
-    let extra_specs = volume_types::extra_specs(&service.database, changed.id).await?;
     Ok(TypeDetails {
         volume_type: changed,
         extra_specs,
@@ -224,7 +241,11 @@ fn name_taken(error: database::Error, name: &str) -> Error {
 }
 
 /// Deletes a type that no volume has and that is not the default.
-pub async fn delete(service: &VolumeService, volume_type: &VolumeType) -> Result<()> {
+pub async fn delete(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume_type: &VolumeType,
+) -> Result<()> {
     let id = volume_type.id;
     let mut tx = service.database.begin().await?;
     if volume_type.name == service.options.default_volume_type
@@ -246,28 +267,56 @@ pub async fn delete(service: &VolumeService, volume_type: &VolumeType) -> Result
             "Target volume type is still in use.".to_owned(),
         ));
     }
+    let extra_specs = volume_types::extra_specs(&mut tx, id).await?;
     if !volume_types::delete(&mut tx, id).await? {
         return Err(Error::no_such("Volume type", id));
     }
+    let notices = &service.notices;
+    notices
+        .volume_type(&mut tx, "delete", volume_type, &extra_specs, context)
+        .await?;
     Ok(tx.commit().await?)
 }
 
-/// Adds or replaces extra specs; refused while a volume uses the type.
-pub async fn set_extra_specs(service: &VolumeService, id: Uuid, specs: &ExtraSpecs) -> Result<()> {
+/// Adds or replaces extra specs, of which `one` was named alone; refused while a volume uses the
+/// type.
+pub async fn set_extra_specs(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume_type: &VolumeType,
+    specs: &ExtraSpecs,
+    one: Option<&str>,
+) -> Result<()> {
+    let id = volume_type.id;
     let mut tx = service.database.begin().await?;
     refuse_used(&mut tx, id).await?;
     volume_types::merge_extra_specs(&mut tx, id, specs).await?;
     check_specs(&volume_types::extra_specs(&mut tx, id).await?)?;
+    let named = one.map_or(Specs::Added(specs), Specs::Updated);
+    let notices = &service.notices;
+    notices
+        .extra_specs(&mut tx, volume_type, named, context)
+        .await?;
     Ok(tx.commit().await?)
 }
 
 /// Removes one extra spec; refused while a volume uses the type.
-pub async fn delete_extra_spec(service: &VolumeService, id: Uuid, key: &str) -> Result<()> {
+pub async fn delete_extra_spec(
+    service: &VolumeService,
+    context: &RequestContext,
+    volume_type: &VolumeType,
+    key: &str,
+) -> Result<()> {
+    let id = volume_type.id;
     let mut tx = service.database.begin().await?;
     refuse_used(&mut tx, id).await?;
     if !volume_types::delete_extra_spec(&mut tx, id, key).await? {
         return Err(no_extra_spec(id, key));
     }
+    let notices = &service.notices;
+    notices
+        .extra_specs(&mut tx, volume_type, Specs::Deleted(key), context)
+        .await?;
     Ok(tx.commit().await?)
 }
 
@@ -290,6 +339,7 @@ async fn refuse_used(tx: &mut database::Tx, id: Uuid) -> Result<()> {
 /// Lets a project use a private type.
 pub async fn add_access(
     service: &VolumeService,
+    context: &RequestContext,
     volume_type: &VolumeType,
     project_id: &str,
 ) -> Result<()> {
@@ -304,13 +354,20 @@ pub async fn add_access(
             volume_type.id
         ))),
         Err(other) => Err(other.into()),
-        Ok(()) => Ok(tx.commit().await?),
+        Ok(()) => {
+            let notices = &service.notices;
+            notices
+                .type_access(&mut tx, "add", volume_type.id, project_id, context)
+                .await?;
+            Ok(tx.commit().await?)
+        }
     }
 }
 
 /// Takes a project's access to a private type back.
 pub async fn remove_access(
     service: &VolumeService,
+    context: &RequestContext,
     volume_type: &VolumeType,
     project_id: &str,
 ) -> Result<()> {
@@ -325,5 +382,9 @@ pub async fn remove_access(
             volume_type.id
         )));
     }
+    let notices = &service.notices;
+    notices
+        .type_access(&mut tx, "remove", volume_type.id, project_id, context)
+        .await?;
     Ok(tx.commit().await?)
 }

@@ -3,8 +3,13 @@
 //! Each is put into the outbox by the transaction that does what it tells of. What flows do is
 //! told by the [`taskflow::Witness`] in [`flows`]; the rest by the domain functions.
 
+mod audit;
 mod flows;
 mod payloads;
+mod types;
+
+pub use audit::Period;
+pub use types::{QosEvent, Specs};
 
 use amqp::{Notification, Outbox, Priority};
 use database::{Result, Tx};

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::metadef::document::NamedDocument;
 use crate::metadef::load::{self, taken};
 use crate::metadef::{Item, Kind, Namespace};
+use crate::notices::metadefs::Event;
 
 fn no_item(kind: Kind, namespace: &Namespace, name: &str) -> Error {
     Error::NotFound(format!(
@@ -52,6 +53,7 @@ pub async fn find(
 
 pub async fn create(
     service: &ImageService,
+    context: &RequestContext,
     namespace: &Namespace,
     kind: Kind,
     named: &NamedDocument,
@@ -61,6 +63,11 @@ pub async fn create(
         return Err(no_namespace(&namespace.namespace));
     }
     let item = load::insert_item(&mut tx, namespace, kind, named).await?;
+    let told = (namespace, kind, &item);
+    let notices = &service.notices;
+    notices
+        .metadef_item(&mut tx, Event::Create, told, context)
+        .await?;
     tx.commit().await?;
     Ok(item)
 }
@@ -68,9 +75,9 @@ pub async fn create(
 /// Replaces the item, whose name may change.
 pub async fn update(
     service: &ImageService,
-    namespace: &Namespace,
+    context: &RequestContext,
+    (namespace, name): (&Namespace, &str),
     kind: Kind,
-    name: &str,
     named: NamedDocument,
 ) -> Result<Item> {
     let old = find(service, namespace, kind, name).await?;
@@ -87,6 +94,11 @@ pub async fn update(
     if !updated {
         return Err(no_item(kind, namespace, name));
     }
+    let told = (namespace, kind, &item);
+    let notices = &service.notices;
+    notices
+        .metadef_item(&mut tx, Event::Update(name), told, context)
+        .await?;
     tx.commit().await?;
     Ok(item)
 }
@@ -101,9 +113,15 @@ pub async fn delete(
     let namespace = find_for(service, context, namespace, rule).await?;
     let mut tx = service.database.begin().await?;
     lock_for_delete(&mut tx, &namespace, kind.as_str(), name).await?;
+    let item = find(service, &namespace, kind, name).await?;
     if !metadef_items::delete(&mut tx, namespace.id, kind, name).await? {
         return Err(no_item(kind, &namespace, name));
     }
+    let told = (&namespace, kind, &item);
+    let notices = &service.notices;
+    notices
+        .metadef_item(&mut tx, Event::Delete, told, context)
+        .await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -119,6 +137,10 @@ pub async fn delete_all(
     let mut tx = service.database.begin().await?;
     lock_for_delete(&mut tx, &namespace, "namespace", name).await?;
     metadef_items::delete_all(&mut tx, namespace.id, kind).await?;
+    let notices = &service.notices;
+    notices
+        .metadef_emptied(&mut tx, &namespace, kind, context)
+        .await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

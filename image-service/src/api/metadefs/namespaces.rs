@@ -24,6 +24,7 @@ use crate::metadef::views::{
     property_map,
 };
 use crate::metadef::{Kind, Namespace, Visibility};
+use crate::notices::metadefs::Event;
 
 const PATH: &str = "/v2/metadefs/namespaces";
 
@@ -149,8 +150,13 @@ pub async fn create(
         document.owner.clone_from(&context.project_id);
     }
     let mut tx = service.database.begin().await?;
-    let namespace = load::insert(&mut tx, &document).await?;
+    let inserted = load::insert(&mut tx, &document).await?;
+    let notices = &service.notices;
+    notices
+        .metadef_inserted(&mut tx, &inserted, &context)
+        .await?;
     tx.commit().await?;
+    let namespace = inserted.namespace;
     let mut headers = HeaderMap::new();
     let url = base.join(&namespace_path(&namespace.namespace));
     if let Ok(location) = HeaderValue::try_from(url) {
@@ -201,6 +207,11 @@ pub async fn update(
     if !updated {
         return Err(super::no_namespace(&name));
     }
+    let event = Event::Update(&old.namespace);
+    let notices = &service.notices;
+    notices
+        .metadef_namespace(&mut tx, event, &namespace, &context)
+        .await?;
     tx.commit().await?;
     Ok(Json(namespace.into()))
 }
@@ -214,6 +225,10 @@ pub async fn delete(
     let mut tx = service.database.begin().await?;
     lock_for_delete(&mut tx, &namespace, "namespace", &name).await?;
     metadefs::delete(&mut tx, namespace.id).await?;
+    let notices = &service.notices;
+    notices
+        .metadef_namespace(&mut tx, Event::Delete, &namespace, &context)
+        .await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -38,7 +38,7 @@ pub async fn create(
 ) -> Result<(StatusCode, Json<ObjectView>)> {
     let named = document::object(body.as_ref())?;
     let namespace = find_for(&service, &context, &namespace, "add_metadef_object").await?;
-    let object = items::create(&service, &namespace, Kind::Object, &named).await?;
+    let object = items::create(&service, &context, &namespace, Kind::Object, &named).await?;
     let view = ObjectView::new(&namespace.namespace, object);
     Ok((StatusCode::CREATED, Json(view)))
 }
@@ -61,7 +61,8 @@ pub async fn update(
 ) -> Result<Json<ObjectView>> {
     let named = document::object(body.as_ref())?;
     let namespace = find_for(&service, &context, &namespace, "modify_metadef_object").await?;
-    let object = items::update(&service, &namespace, Kind::Object, &name, named).await?;
+    let object =
+        items::update(&service, &context, (&namespace, &name), Kind::Object, named).await?;
     Ok(Json(ObjectView::new(&namespace.namespace, object)))
 }
 

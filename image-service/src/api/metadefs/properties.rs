@@ -35,7 +35,7 @@ pub async fn create(
 ) -> Result<(StatusCode, Json<PropertyView>)> {
     let named = document::property(body.as_ref())?;
     let namespace = find_for(&service, &context, &namespace, "add_metadef_property").await?;
-    let property = items::create(&service, &namespace, Kind::Property, &named).await?;
+    let property = items::create(&service, &context, &namespace, Kind::Property, &named).await?;
     Ok((StatusCode::CREATED, Json(property.into())))
 }
 
@@ -89,7 +89,14 @@ pub async fn update(
 ) -> Result<Json<PropertyView>> {
     let named = document::property(body.as_ref())?;
     let namespace = find_for(&service, &context, &namespace, "modify_metadef_property").await?;
-    let property = items::update(&service, &namespace, Kind::Property, &name, named).await?;
+    let property = items::update(
+        &service,
+        &context,
+        (&namespace, &name),
+        Kind::Property,
+        named,
+    )
+    .await?;
     Ok(Json(property.into()))
 }
 

@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::metadef::views::{
     AssociationView, AssociationsView, ResourceTypeView, ResourceTypesView,
 };
-use crate::metadef::{document, load};
+use crate::metadef::{Association, document, load};
+use crate::notices::metadefs::Event;
 
 pub async fn list(
     State(service): Service,
@@ -56,6 +57,10 @@ pub async fn create(
         return Err(no_namespace(&name));
     }
     let association = load::insert_association(&mut tx, &namespace, &document).await?;
+    let notices = &service.notices;
+    notices
+        .metadef_association(&mut tx, Event::Create, &namespace, &association, &context)
+        .await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(association.into())))
 }
@@ -69,10 +74,19 @@ pub async fn delete(
     let namespace = find_for(&service, &context, &name, rule).await?;
     let mut tx = service.database.begin().await?;
     lock_for_delete(&mut tx, &namespace, "resource type", &resource_type).await?;
+    let associations = metadefs::associations(&service.database, &[namespace.id]).await?;
+    let is_it = |(_, one): &(_, Association)| one.resource_type == resource_type;
+    let association = associations.into_iter().find(is_it);
     if !metadefs::delete_association(&mut tx, namespace.id, &resource_type).await? {
         return Err(Error::NotFound(format!(
             "Failed to find resource type {resource_type} to delete"
         )));
+    }
+    if let Some((_, association)) = association {
+        let notices = &service.notices;
+        notices
+            .metadef_association(&mut tx, Event::Delete, &namespace, &association, &context)
+            .await?;
     }
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)

@@ -12,6 +12,7 @@ use crate::db::{metadef_items, metadefs};
 use crate::error::Result;
 use crate::metadef::views::{TagNameView, TagView, TagsView};
 use crate::metadef::{Kind, document, load};
+use crate::notices::metadefs::Event;
 
 pub async fn list(
     State(service): Service,
@@ -49,7 +50,13 @@ pub async fn create_all(
     }
     let mut tags = Vec::with_capacity(named.len());
     for tag in &named {
-        tags.push(load::insert_item(&mut tx, &namespace, Kind::Tag, tag).await?);
+        let tag = load::insert_item(&mut tx, &namespace, Kind::Tag, tag).await?;
+        let told = (&namespace, Kind::Tag, &tag);
+        let notices = &service.notices;
+        notices
+            .metadef_item(&mut tx, Event::Create, told, &context)
+            .await?;
+        tags.push(tag);
     }
     tx.commit().await?;
     let tags = tags.into_iter().map(TagNameView::from).collect();
@@ -69,7 +76,7 @@ pub async fn create(
 ) -> Result<(StatusCode, Json<TagView>)> {
     let named = document::tag_named(&name)?;
     let namespace = find_for(&service, &context, &namespace, "add_metadef_tag").await?;
-    let tag = items::create(&service, &namespace, Kind::Tag, &named).await?;
+    let tag = items::create(&service, &context, &namespace, Kind::Tag, &named).await?;
     Ok((StatusCode::CREATED, Json(tag.into())))
 }
 
@@ -91,7 +98,7 @@ pub async fn update(
 ) -> Result<Json<TagView>> {
     let named = document::tag(body.as_ref())?;
     let namespace = find_for(&service, &context, &namespace, "modify_metadef_tag").await?;
-    let tag = items::update(&service, &namespace, Kind::Tag, &name, named).await?;
+    let tag = items::update(&service, &context, (&namespace, &name), Kind::Tag, named).await?;
     Ok(Json(tag.into()))
 }
 
