@@ -197,6 +197,7 @@ async fn failed(run: &Run<DeleteVolume>, tx: &mut Tx) -> Result<(), TaskError> {
 
 #[cfg(test)]
 mod tests {
+    use storage::testing::TestStore;
     use taskflow::testing::{Fixture, exhaust};
 
     use super::super::testbed::{Case, Expected, HOST, World, image_key, requester};
@@ -235,6 +236,10 @@ mod tests {
 
         fn flow_id(&self) -> Uuid {
             self.case.flow_id
+        }
+
+        async fn restart(&mut self) {
+            self.case.world.store.crash().await;
         }
 
         async fn assert_done(&self) {
@@ -304,7 +309,7 @@ mod tests {
         for (reversed, slow) in [(false, false), (true, false), (false, true), (true, true)] {
             let world = if slow {
                 let store = storage::memory::MemoryStore::new().flattening_slowly();
-                World::on(std::sync::Arc::new(store), |_| {}).await
+                World::on(TestStore::new(store).await, |_| {}).await
             } else {
                 World::new().await
             };
@@ -348,7 +353,7 @@ mod tests {
     #[tokio::test]
     async fn where_flattening_copies_a_source_waits_for_its_last_clone() {
         let store = storage::memory::MemoryStore::new().flattening_slowly();
-        let world = World::on(std::sync::Arc::new(store), |_| {}).await;
+        let world = World::on(TestStore::new(store).await, |_| {}).await;
         let source = world.filled_volume(1).await;
         let from_source = || VolumeSource::Volume { volume_id: source };
         let (one, two) = (
