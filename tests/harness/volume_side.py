@@ -91,8 +91,8 @@ class RestOverUwsgi(Rest):
 class PythonServices:
     """Cinder and Glance with their broker, on the pools of a cluster."""
 
-    def __init__(self, ceph: Ceph, folder: Path):
-        self.ceph, self.folder = ceph, folder
+    def __init__(self, ceph: Ceph, folder: Path, database_url: str | None = None):
+        self.ceph, self.folder, self.database_url = ceph, folder, database_url
         self.started: list[str] = []
 
     def _start(self, name: str, *options: str) -> str:
@@ -115,6 +115,8 @@ class PythonServices:
         broker = self._start("rabbitmq")
         image_url = self._start("glance", "--ceph-conf", conf)
         options = ["--ceph-conf", conf, "--transport-url", broker, "--image-url", image_url]
+        if self.database_url:
+            options += ["--database-url", self.database_url]
         volume_url = self._start("cinder", *options)
         # Whoever is nobody is an administrator.
         self.volume_url = f"{volume_url}/1ab"

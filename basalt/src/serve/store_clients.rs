@@ -161,10 +161,18 @@ impl Fence for StoreClients {
 /// its images wait until it misses the client.
 async fn fence_one(users: Vec<CephStore>, fsid: String, addresses: String) -> (String, String) {
     let mut last = None;
-    for user in users {
+    for user in &users {
         match user.fence(&addresses).await {
-            Ok(()) => return (fsid, addresses),
+            Ok(()) => {
+                last = None;
+                break;
+            }
             Err(error) => last = Some(error),
+        }
+    }
+    for user in &users {
+        if let Err(error) = user.come_after_fences().await {
+            last = Some(error);
         }
     }
     if let Some(error) = last {

@@ -277,15 +277,24 @@ mod tests {
                 .await;
             let of_volume = world.volume(1, VolumeSource::Volume { volume_id }).await;
             let mut after = world.inventory().await;
-            after.images.remove(&image_key(volume_id)).unwrap();
-            after
-                .images
-                .get_mut(&image_key(source))
-                .unwrap()
-                .snapshots
-                .clear();
-            for clone in [of_snapshot, of_volume] {
-                after.images.get_mut(&image_key(clone)).unwrap().parent = None;
+            let images = &mut after.images;
+            let mut gone = images.remove(&image_key(volume_id)).unwrap();
+            images.get_mut(&image_key(of_snapshot)).unwrap().parent = None;
+            if world.store.flattens_instantly() {
+                images.get_mut(&image_key(of_volume)).unwrap().parent = None;
+                images
+                    .get_mut(&image_key(source))
+                    .unwrap()
+                    .snapshots
+                    .clear();
+            } else {
+                // It is kept for its clone, and so is what it hangs on.
+                let kept = format!("{}.deleted", image_key(volume_id));
+                let through = format!("volume-{of_volume}.clone_snap");
+                images.get_mut(&image_key(of_volume)).unwrap().parent =
+                    Some(format!("{kept}@{through}"));
+                gone.snapshots.retain(|name, _| *name == through);
+                images.insert(kept, gone);
             }
             world
                 .set_status("volumes", volume_id, status::DELETING)

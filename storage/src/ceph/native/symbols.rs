@@ -91,6 +91,7 @@ table!(Rados {
     rados_shutdown(Pointer);
     rados_getaddrs(Pointer, *mut Buffer) -> c_int;
     rados_cluster_fsid(Pointer, Buffer, usize) -> c_int;
+    rados_wait_for_latest_osdmap(Pointer) -> c_int;
     rados_mon_command(Pointer, *const Text, usize, Text, usize, *mut Buffer, *mut usize, *mut Buffer, *mut usize) -> c_int;
     rados_buffer_free(Buffer);
     rados_pool_list(Pointer, Buffer, usize) -> c_int;
