@@ -1,5 +1,6 @@
 """One of two volume services on the same pools: what a test asks of either."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -98,7 +99,9 @@ class PythonServices:
     def _start(self, name: str, *options: str) -> str:
         self.started.append(name)
         command = [str(LAB / name), "start", str(self.folder / name), *options]
-        result = subprocess.run(command, capture_output=True, text=True)
+        # Basalt's options in the environment are options of theirs, too.
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert result.returncode == 0, f"{' '.join(command)} failed:\n{result.stdout}{result.stderr}"
         return result.stdout.split()[-1]
 

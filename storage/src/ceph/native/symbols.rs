@@ -100,6 +100,7 @@ table!(Rados {
     rados_application_list(Pointer, Buffer, *mut usize) -> c_int;
     rados_write_full(Pointer, Text, Text, usize) -> c_int;
     rados_read(Pointer, Text, Buffer, usize, u64) -> c_int;
+    rados_exec(Pointer, Text, Text, Text, Text, usize, Buffer, usize) -> c_int;
     rados_stat(Pointer, Text, *mut u64, *mut i64) -> c_int;
     rados_remove(Pointer, Text) -> c_int;
     rados_nobjects_list_open(Pointer, *mut Pointer) -> c_int;
