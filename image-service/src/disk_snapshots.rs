@@ -142,7 +142,6 @@ mod tests {
     use std::time::Duration;
 
     use amqp::{Bus, InProcess, RequestContext, Target};
-    use storage::ImageStore;
     use taskflow::testing::run_to_end;
 
     use super::*;

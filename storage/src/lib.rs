@@ -16,6 +16,7 @@ pub mod diff_stream;
 pub mod embedded;
 pub mod memory;
 pub mod nbd;
+pub mod testing;
 
 mod aligned;
 mod error;

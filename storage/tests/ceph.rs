@@ -211,6 +211,54 @@ async fn what_still_has_clones_is_purged_when_they_have_gone() {
     store.close().await.unwrap();
 }
 
+/// A removal goes through the trash; a crash may leave the image there, on its way or arrived.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Ceph cluster: tests/ceph"]
+async fn a_removal_that_a_crash_ended_is_finished() {
+    /// Moves the image to the trash as a removal does, and leaves it in this state.
+    const CUT: &str = "import rados,rbd,struct,sys\n\
+        conf,name,state=sys.argv[1:]\n\
+        with rados.Rados(rados_id='admin',conffile=conf) as cluster, cluster.open_ioctx('volumes') as pool:\n \
+        rbd.RBD().trash_move(pool,name,0)\n \
+        found=[one for one in rbd.RBD().trash_list(pool) if one['name']==name][-1]['id']\n \
+        key='id_'+found\n \
+        with rados.ReadOpCtx() as read:\n  \
+        values,_=pool.get_omap_vals_by_keys(read,(key,))\n  \
+        pool.operate_read_op(read,'rbd_trash')\n  \
+        value=bytearray(dict(values)[key])\n \
+        value[6]=3\n \
+        value[-1]=int(state)\n \
+        with rados.WriteOpCtx() as write:\n  \
+        pool.set_omap(write,(key,),(bytes(value),))\n  \
+        pool.operate_write_op(write,'rbd_trash')\n";
+    let conf = std::env::var("BASALT_TEST_CEPH_CONF").unwrap();
+    let cut = |name: &str, state: u8| {
+        shell(&format!(
+            "/usr/bin/python3 -c \"{CUT}\" {conf} {name} {state}"
+        ));
+    };
+    let store = CephStore::connect(options()).await.unwrap();
+    let image = spec("cut");
+    for state in [0, 1] {
+        store.create(&image, 8 << 20).await.unwrap();
+        cut("cut", state);
+        // Whoever makes it anew finds nothing; whoever removes it, removes both.
+        store.create(&image, 8 << 20).await.unwrap();
+        store.remove(&image).await.unwrap();
+        // It would be listed also from there.
+        assert!(!rbd("ls volumes").contains("cut"));
+        store.create(&image, 8 << 20).await.unwrap();
+        cut("cut", state);
+        store.remove(&image).await.unwrap();
+        assert!(!rbd("ls volumes").contains("cut"));
+    }
+    assert!(matches!(
+        store.remove(&image).await,
+        Err(Error::NotFound(_))
+    ));
+    store.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Ceph cluster: tests/ceph"]
 async fn deferred_images_wait_in_the_trash() {

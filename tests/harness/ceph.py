@@ -29,9 +29,10 @@ rbd_store_user = glance
 class Ceph:
     """A cluster of its own, removed at the end."""
 
-    def __init__(self, osds: int = 1, osd_options: list[str] | None = None):
+    def __init__(self, osds: int = 1, osd_options: list[str] | None = None, pools: list[str] = POOLS):
         self.osds = osds
         self.osd_options = osd_options or []
+        self.pools = pools
         self._folder = tempfile.TemporaryDirectory(prefix="basalt-ceph-")
         self.folder = Path(self._folder.name)
         self.conf = self.folder / "ceph.conf"
@@ -41,7 +42,7 @@ class Ceph:
 
     def start(self) -> None:
         options = [word for option in self.osd_options for word in ("--osd-option", option)]
-        self.lab("start", "--osds", str(self.osds), "--pools", ",".join(POOLS), *options)
+        self.lab("start", "--osds", str(self.osds), "--pools", ",".join(self.pools), *options)
 
     def processes(self) -> dict[str, int]:
         """The daemons' process ids by name."""
@@ -82,10 +83,19 @@ class Ceph:
         for pool in POOLS:
             for image in self.rbd("ls", pool):
                 spec = f"{pool}/{image}"
+                assert self.is_whole(spec), f"a part of image {spec} is left:\n{self.objects(pool)}"
                 snapshots = self.rbd("snap", "ls", spec)
                 size = self.rbd("info", spec)["size"]
                 found.append({"pool": pool, "image": image, "size_bytes": size, "snapshots": snapshots})
         return found
+
+    def is_whole(self, spec: str) -> bool:
+        return subprocess.run(["rbd", "-c", str(self.conf), "info", spec], capture_output=True).returncode == 0
+
+    def objects(self, pool: str) -> str:
+        """Names of a pool's objects, and what its directory of images says."""
+        listed = self.run("rados", "-p", pool, "ls")
+        return listed + self.run("rados", "-p", pool, "listomapvals", "rbd_directory")
 
     def children(self, snapshot: str) -> list[str]:
         """The images that hang on a snapshot, those in the trash, too."""

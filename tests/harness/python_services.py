@@ -9,7 +9,7 @@ CINDER_VENV = prepare.ROOT / "target" / "interchange-venv"
 
 def cinder_environment() -> Path:
     """Cinder, its drivers' libraries and Glance's stores."""
-    prepare.virtual_environment(CINDER_VENV, ["cinder", "glance_store", "os-brick"])
+    prepare.virtual_environment(CINDER_VENV, ["cinder", "glance_store", "os-brick", "PyMySQL"])
     link_ceph(CINDER_VENV)
     return CINDER_VENV
 

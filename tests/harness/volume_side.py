@@ -1,5 +1,6 @@
 """One of two volume services on the same pools: what a test asks of either."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -91,14 +92,16 @@ class RestOverUwsgi(Rest):
 class PythonServices:
     """Cinder and Glance with their broker, on the pools of a cluster."""
 
-    def __init__(self, ceph: Ceph, folder: Path):
-        self.ceph, self.folder = ceph, folder
+    def __init__(self, ceph: Ceph, folder: Path, database_url: str | None = None):
+        self.ceph, self.folder, self.database_url = ceph, folder, database_url
         self.started: list[str] = []
 
     def _start(self, name: str, *options: str) -> str:
         self.started.append(name)
         command = [str(LAB / name), "start", str(self.folder / name), *options]
-        result = subprocess.run(command, capture_output=True, text=True)
+        # Basalt's options in the environment are options of theirs, too.
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert result.returncode == 0, f"{' '.join(command)} failed:\n{result.stdout}{result.stderr}"
         return result.stdout.split()[-1]
 
@@ -115,6 +118,8 @@ class PythonServices:
         broker = self._start("rabbitmq")
         image_url = self._start("glance", "--ceph-conf", conf)
         options = ["--ceph-conf", conf, "--transport-url", broker, "--image-url", image_url]
+        if self.database_url:
+            options += ["--database-url", self.database_url]
         volume_url = self._start("cinder", *options)
         # Whoever is nobody is an administrator.
         self.volume_url = f"{volume_url}/1ab"

@@ -266,9 +266,8 @@ fn is_whole(row: &Volume) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use storage::memory::MemoryStore;
+    use storage::testing::TestStore;
 
     use super::*;
     use crate::flows::VolumeSource;
@@ -288,7 +287,11 @@ mod tests {
 
     /// Everything that flows leave is as it should be, on an engine that flattens slowly.
     async fn world() -> (World, Uuid, Uuid) {
-        let world = World::on(Arc::new(MemoryStore::new().flattening_slowly()), |_| {}).await;
+        let world = World::on(
+            TestStore::new(MemoryStore::new().flattening_slowly()).await,
+            |_| {},
+        )
+        .await;
         let volume_id = world.filled_volume(3).await;
         let snapshot_id = world.snapshot(volume_id).await;
         world.backup(volume_id, None).await;

@@ -122,7 +122,8 @@ impl StoreClients {
         self.database.execute(sql, params![owner]).await.map(|_| ())
     }
 
-    /// Shuts out what the rows of `owner` name, and removes those rows.
+    /// Shuts out what the rows of `owner` name, and removes these clients' rows, other owners', too:
+    /// workers of a process share its clients, and each takes a monitor a second.
     async fn fence(&self, owner: &str) -> database::Result<()> {
         let _turn = self.fencing.lock().await;
         let sql = "SELECT fsid, addresses FROM store_clients WHERE owner = ?";
@@ -139,8 +140,8 @@ impl StoreClients {
                 continue;
             };
             // Not what the process has written since: it has connected anew.
-            let gone = "DELETE FROM store_clients WHERE owner = ? AND fsid = ? AND addresses = ?";
-            let values = params![owner, fsid, addresses];
+            let gone = "DELETE FROM store_clients WHERE fsid = ? AND addresses = ?";
+            let values = params![fsid, addresses];
             self.database.execute(gone, values).await?;
         }
         Ok(())
@@ -160,10 +161,18 @@ impl Fence for StoreClients {
 /// its images wait until it misses the client.
 async fn fence_one(users: Vec<CephStore>, fsid: String, addresses: String) -> (String, String) {
     let mut last = None;
-    for user in users {
+    for user in &users {
         match user.fence(&addresses).await {
-            Ok(()) => return (fsid, addresses),
+            Ok(()) => {
+                last = None;
+                break;
+            }
             Err(error) => last = Some(error),
+        }
+    }
+    for user in &users {
+        if let Err(error) = user.come_after_fences().await {
+            last = Some(error);
         }
     }
     if let Some(error) = last {

@@ -318,7 +318,6 @@ mod tests {
     use axum::routing::get;
     use database::Database;
     use rest::RequestContext;
-    use storage::ImageStore;
     use taskflow::NewFlow;
     use taskflow::testing::{Fixture, exhaust, run_to_end};
 
@@ -396,6 +395,10 @@ mod tests {
 
         fn flow_id(&self) -> Uuid {
             self.flow_id
+        }
+
+        async fn restart(&mut self) {
+            self.world.store.crash().await;
         }
 
         async fn assert_done(&self) {

@@ -107,7 +107,7 @@ mod tests {
 
     use bytes::Bytes;
     use database::Database;
-    use storage::{ImageSpec, ImageStore};
+    use storage::ImageSpec;
     use taskflow::testing::{Fixture, exhaust};
 
     use super::*;
@@ -167,6 +167,10 @@ mod tests {
 
         fn flow_id(&self) -> Uuid {
             self.flow_id
+        }
+
+        async fn restart(&mut self) {
+            self.world.store.crash().await;
         }
 
         async fn assert_done(&self) {

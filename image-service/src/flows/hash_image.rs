@@ -166,6 +166,10 @@ mod tests {
             self.flow_id
         }
 
+        async fn restart(&mut self) {
+            self.world.store.crash().await;
+        }
+
         async fn assert_done(&self) {
             let image = self.world.image().await.unwrap();
             assert_eq!(image.status, Status::Active);

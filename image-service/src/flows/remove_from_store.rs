@@ -91,7 +91,7 @@ mod tests {
     use std::sync::Arc;
 
     use database::Database;
-    use storage::{ImageSpec, ImageStore};
+    use storage::ImageSpec;
     use taskflow::testing::{Fixture, exhaust};
 
     use super::*;
@@ -141,6 +141,10 @@ mod tests {
 
         fn flow_id(&self) -> Uuid {
             self.flow_id
+        }
+
+        async fn restart(&mut self) {
+            self.world.store.crash().await;
         }
 
         async fn assert_done(&self) {

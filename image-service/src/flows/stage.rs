@@ -127,7 +127,6 @@ mod tests {
     use bytes::Bytes;
     use database::Database;
     use futures_util::stream;
-    use storage::ImageStore;
     use taskflow::NewFlow;
     use taskflow::testing::{Fixture, exhaust};
 
@@ -186,6 +185,7 @@ mod tests {
 
         /// As if the client had sent everything again: so that later tasks are reached.
         async fn restart(&mut self) {
+            self.world.store.crash().await;
             // The old ticket goes first: with it goes what it registered.
             self.ticket = None;
             let pieces = DATA.chunks(999).map(|piece| Ok(Bytes::from_static(piece)));

@@ -1,24 +1,25 @@
-//! A service on a new database and a store in memory, with one queued image and no workers.
+//! A service on a new database and a store for tests, with one queued image and no workers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
 use bytes::Bytes;
 use database::{Database, now_us};
-use storage::ImageStore;
 use storage::memory::MemoryStore;
+use storage::testing::TestStore;
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::data::protect;
 use crate::db::{images, locations, tasks};
 use crate::image::{Image, Status, TaskStatus, Visibility};
-use crate::stores::{Pool, store_of};
+use crate::stores::{Engines, Pool, store_of};
 use crate::{ImageService, ImportFilter, Notices, Options, StoreKind, StoreOptions};
 
 pub struct World {
     pub service: Arc<ImageService>,
-    pub store: Arc<MemoryStore>,
+    pub store: TestStore,
     pub image_id: Uuid,
     _folder: TempDir,
 }
@@ -32,8 +33,12 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let database = database::testing::migrated_database(folder.path());
         let database = database.await.unwrap();
-        let store = Arc::new(MemoryStore::new());
-        let service = ImageService::new(database, store.clone(), options, Notices::default())
+        let store = TestStore::new(MemoryStore::new()).await;
+        let engines = Engines {
+            default: store.clone(),
+            by_id: BTreeMap::new(),
+        };
+        let service = ImageService::new(database, engines, options, Notices::default())
             .await
             .unwrap();
         let image = queued_image();

@@ -182,7 +182,6 @@ mod tests {
     use bytes::Bytes;
     use database::Database;
     use futures_util::stream;
-    use storage::ImageStore;
     use taskflow::NewFlow;
     use taskflow::testing::{Fixture, exhaust, run_to_end};
 
@@ -269,6 +268,7 @@ mod tests {
 
         /// As if the client had sent everything again: so that later tasks are reached.
         async fn restart(&mut self) {
+            self.world.store.crash().await;
             self.bring_data();
         }
 

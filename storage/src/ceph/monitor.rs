@@ -113,6 +113,15 @@ impl CephStore {
         Ok(())
     }
 
+    /// Lets nothing that a fenced client has sent happen after what this client asks from now on:
+    /// an OSD that has not heard of the fence yet may still do it.
+    pub async fn come_after_fences(&self) -> Result<()> {
+        let connection = self.client.connection().await?;
+        let cluster = Arc::clone(&connection.cluster);
+        let wait = move || cluster.wait_for_latest_map();
+        self.client.call(&connection, "the OSD map", wait).await
+    }
+
     async fn ask<T: serde::de::DeserializeOwned>(
         &self,
         connection: &Arc<Connection>,

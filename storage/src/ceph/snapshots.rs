@@ -98,14 +98,16 @@ impl CephStore {
     pub(super) async fn return_to(&self, snapshot: &SnapshotSpec) -> Result<()> {
         let (connection, pool) = self.pool(&snapshot.image.pool).await?;
         let slot = connection.images.slot(&snapshot.image, None);
-        // This process's other handle is not opened again meanwhile.
-        let mut opened = slot.lock().await;
-        *opened = None;
+        // This process's other handle is neither opened nor closed meanwhile.
+        let opened = slot.lock().await;
+        let other = opened.clone();
         let (image, name) = (snapshot.image.image.clone(), snapshot.snapshot.clone());
         let roll_back = move || {
             let image = pool.open(&image, None, false)?;
             image.take_lock()?;
-            image.roll_back(&name)
+            image.roll_back(&name)?;
+            drop(image);
+            other.map_or(Ok(()), |other| other.refresh_size())
         };
         let what = format!("snapshot {snapshot}");
         self.client.long_call(&connection, what, roll_back).await

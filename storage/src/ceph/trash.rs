@@ -72,7 +72,9 @@ impl CephStore {
                     Ok(()) => gone.push(image.name),
                     // Its time has not come by the cluster's clock, it has clones, it is open,
                     // or another was faster.
-                    Err(Errno::PERM | Errno::NOTEMPTY | Errno::BUSY | Errno::NOENT) => {}
+                    // Or it is still on its way there.
+                    Err(Errno::PERM | Errno::NOTEMPTY | Errno::BUSY | Errno::NOENT)
+                    | Err(Errno::UCLEAN) => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -97,10 +99,34 @@ fn remove(pool: &Pool, name: &str, deferral: Option<Duration>) -> Result<(), Err
     if let Some(delay) = deferral {
         return pool.trash_move(name, delay.as_secs());
     }
-    match pool.remove(name) {
+    let removed = match pool.remove(name) {
         Err(Errno::NOTEMPTY) => pool.trash_move(name, 0),
         other => other,
+    };
+    match finish_removals(pool, name)? {
+        // It was busy in the eyes of librbd for that only.
+        true if matches!(removed, Err(Errno::BUSY | Errno::UCLEAN)) => Ok(()),
+        _ => removed,
     }
+}
+
+/// A removal goes through the trash. What a crash has left there by this name, also of earlier
+/// images, is removed; whether there was any.
+fn finish_removals(pool: &Pool, name: &str) -> Result<bool, Errno> {
+    let mut finished = false;
+    for id in pool.removals_of(name)? {
+        match pool.end_trash_move(&id) {
+            Ok(()) | Err(Errno::STALE | Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
+        match pool.trash_remove(&id) {
+            Ok(()) | Err(Errno::NOENT) => finished = true,
+            // Somebody has it open, or it has clones: it waits for `purge_trash`.
+            Err(Errno::BUSY | Errno::NOTEMPTY) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(finished)
 }
 
 #[cfg(test)]

@@ -300,6 +300,10 @@ mod tests {
             self.flow_id
         }
 
+        async fn restart(&mut self) {
+            self.swapping.world.store.crash().await;
+        }
+
         async fn assert_done(&self) {
             self.delete().await;
             let world = &self.swapping.world;

@@ -218,6 +218,10 @@ mod tests {
             self.case.flow_id
         }
 
+        async fn restart(&mut self) {
+            self.case.world.store.crash().await;
+        }
+
         async fn assert_done(&self) {
             self.case.world.assert_is(&self.case.done).await;
         }

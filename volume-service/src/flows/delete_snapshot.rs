@@ -155,6 +155,10 @@ mod tests {
             self.0.flow_id
         }
 
+        async fn restart(&mut self) {
+            self.0.world.store.crash().await;
+        }
+
         async fn assert_done(&self) {
             self.0.world.assert_is(&self.0.done).await;
         }

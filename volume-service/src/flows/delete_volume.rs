@@ -197,6 +197,7 @@ async fn failed(run: &Run<DeleteVolume>, tx: &mut Tx) -> Result<(), TaskError> {
 
 #[cfg(test)]
 mod tests {
+    use storage::testing::TestStore;
     use taskflow::testing::{Fixture, exhaust};
 
     use super::super::testbed::{Case, Expected, HOST, World, image_key, requester};
@@ -237,6 +238,10 @@ mod tests {
             self.case.flow_id
         }
 
+        async fn restart(&mut self) {
+            self.case.world.store.crash().await;
+        }
+
         async fn assert_done(&self) {
             self.case.world.assert_is(&self.case.done).await;
         }
@@ -272,15 +277,24 @@ mod tests {
                 .await;
             let of_volume = world.volume(1, VolumeSource::Volume { volume_id }).await;
             let mut after = world.inventory().await;
-            after.images.remove(&image_key(volume_id)).unwrap();
-            after
-                .images
-                .get_mut(&image_key(source))
-                .unwrap()
-                .snapshots
-                .clear();
-            for clone in [of_snapshot, of_volume] {
-                after.images.get_mut(&image_key(clone)).unwrap().parent = None;
+            let images = &mut after.images;
+            let mut gone = images.remove(&image_key(volume_id)).unwrap();
+            images.get_mut(&image_key(of_snapshot)).unwrap().parent = None;
+            if world.store.flattens_instantly() {
+                images.get_mut(&image_key(of_volume)).unwrap().parent = None;
+                images
+                    .get_mut(&image_key(source))
+                    .unwrap()
+                    .snapshots
+                    .clear();
+            } else {
+                // It is kept for its clone, and so is what it hangs on.
+                let kept = format!("{}.deleted", image_key(volume_id));
+                let through = format!("volume-{of_volume}.clone_snap");
+                images.get_mut(&image_key(of_volume)).unwrap().parent =
+                    Some(format!("{kept}@{through}"));
+                gone.snapshots.retain(|name, _| *name == through);
+                images.insert(kept, gone);
             }
             world
                 .set_status("volumes", volume_id, status::DELETING)
@@ -304,7 +318,7 @@ mod tests {
         for (reversed, slow) in [(false, false), (true, false), (false, true), (true, true)] {
             let world = if slow {
                 let store = storage::memory::MemoryStore::new().flattening_slowly();
-                World::on(std::sync::Arc::new(store), |_| {}).await
+                World::on(TestStore::new(store).await, |_| {}).await
             } else {
                 World::new().await
             };
@@ -348,7 +362,7 @@ mod tests {
     #[tokio::test]
     async fn where_flattening_copies_a_source_waits_for_its_last_clone() {
         let store = storage::memory::MemoryStore::new().flattening_slowly();
-        let world = World::on(std::sync::Arc::new(store), |_| {}).await;
+        let world = World::on(TestStore::new(store).await, |_| {}).await;
         let source = world.filled_volume(1).await;
         let from_source = || VolumeSource::Volume { volume_id: source };
         let (one, two) = (

@@ -159,9 +159,8 @@ pub(super) async fn set_up_new(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use storage::memory::MemoryStore;
+    use storage::testing::TestStore;
     use taskflow::NewFlow;
 
     use super::super::testbed::{World, requester, volume_image};
@@ -169,7 +168,11 @@ mod tests {
     use super::*;
 
     async fn world() -> World {
-        World::on(Arc::new(MemoryStore::new().limiting_rates()), |_| {}).await
+        World::on(
+            TestStore::new(MemoryStore::new().limiting_rates()).await,
+            |_| {},
+        )
+        .await
     }
 
     /// A type with QoS specs of these keys.

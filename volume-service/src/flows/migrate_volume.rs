@@ -238,6 +238,10 @@ mod tests {
             self.flow_id
         }
 
+        async fn restart(&mut self) {
+            self.world.store.crash().await;
+        }
+
         async fn assert_done(&self) {
             self.assert_stores(&self.after).await;
             assert_eq!(self.column("host").await.as_deref(), Some(self.target));

@@ -373,6 +373,10 @@ mod tests {
             self.flow_id
         }
 
+        async fn restart(&mut self) {
+            self.world.store.crash().await;
+        }
+
         async fn assert_done(&self) {
             qemu_reads(&start(&self.world, self.volume_id).await, &self.disk);
             let images = self.world.inventory().await.images;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use storage::embedded::{EmbeddedOptions, EmbeddedStore};
+use storage::testing::TestStore;
 use storage::{ImageSpec, ImageStore};
 use uuid::Uuid;
 
@@ -82,7 +83,7 @@ async fn the_story_leaves_an_empty_store() {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn ImageStore> =
         EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
-    let world = World::on(store, |_| {}).await;
+    let world = World::on(TestStore::of(store), |_| {}).await;
     let first = world.filled_volume(1).await;
     let filled = world.head(first).await;
 

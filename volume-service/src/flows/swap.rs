@@ -424,6 +424,10 @@ pub(super) mod tests {
             self.flow_id
         }
 
+        async fn restart(&mut self) {
+            self.world.store.crash().await;
+        }
+
         /// The volume is as it was, and beside it lies what the server is to get.
         async fn assert_done(&self) {
             assert!(self.world.inventory().await == self.before);

@@ -152,16 +152,19 @@ pub(crate) async fn is_stray(
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
-    use std::sync::Arc;
-
     use storage::memory::MemoryStore;
+    use storage::testing::TestStore;
     use uuid::Uuid;
 
     use super::super::testbed::{World, volume_image};
     use super::*;
 
     async fn world() -> World {
-        World::on(Arc::new(MemoryStore::new().flattening_slowly()), |_| {}).await
+        World::on(
+            TestStore::new(MemoryStore::new().flattening_slowly()).await,
+            |_| {},
+        )
+        .await
     }
 
     async fn sweep(sweeper: &mut Sweeper, world: &World) -> Vec<String> {

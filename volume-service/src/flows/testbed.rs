@@ -11,6 +11,7 @@ use rest::Secret;
 use rest::http_client::Tls;
 use rest::identity::{IdentityError, TokenSource};
 use storage::memory::MemoryStore;
+use storage::testing::TestStore;
 use storage::{Change as DiskChange, ImageSpec, ImageStore};
 use taskflow::testing::Fixture;
 use taskflow::{Flow, NewFlow};
@@ -65,7 +66,7 @@ pub(crate) struct Expected {
 
 pub(crate) struct World {
     pub database: Database,
-    pub store: Arc<dyn ImageStore>,
+    pub store: TestStore,
     pub manager: Arc<Manager>,
     pub images: FakeImages,
     _folder: tempfile::TempDir,
@@ -91,6 +92,10 @@ impl<F: Flow<Context = Manager>> Fixture<F> for Case {
 
     fn flow_id(&self) -> Uuid {
         self.flow_id
+    }
+
+    async fn restart(&mut self) {
+        self.world.store.crash().await;
     }
 
     async fn assert_done(&self) {
@@ -145,14 +150,14 @@ impl World {
         } else {
             store
         };
-        Self::on(Arc::new(store), |_| {}).await
+        Self::on(TestStore::new(store).await, |_| {}).await
     }
 
     pub async fn with(configure: impl FnOnce(&mut Manager)) -> Self {
-        Self::on(Arc::new(MemoryStore::new()), configure).await
+        Self::on(TestStore::new(MemoryStore::new()).await, configure).await
     }
 
-    pub async fn on(store: Arc<dyn ImageStore>, configure: impl FnOnce(&mut Manager)) -> Self {
+    pub async fn on(store: TestStore, configure: impl FnOnce(&mut Manager)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let database = database::testing::migrated_database(folder.path());
         let database = database.await.unwrap();
@@ -463,6 +468,7 @@ impl World {
     }
 
     pub async fn assert_is(&self, expected: &Expected) {
+        self.store.audit().await;
         let found = self.inventory().await;
         let names = |inventory: &Inventory| inventory.images.keys().cloned().collect::<Vec<_>>();
         assert_eq!(names(&found), names(&expected.store));

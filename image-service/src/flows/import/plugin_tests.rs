@@ -15,7 +15,6 @@ use futures_util::TryStreamExt;
 use image_formats::{DataMap, DiskReader, Format, Qcow2Writer};
 use rest::RequestContext;
 use serde_json::Value;
-use storage::ImageStore;
 use taskflow::testing::{Fixture, exhaust, run_to_end};
 
 use super::*;
@@ -140,6 +139,10 @@ impl Fixture<ImportImage> for Importing {
 
     fn flow_id(&self) -> Uuid {
         self.flow_id
+    }
+
+    async fn restart(&mut self) {
+        self.world.store.crash().await;
     }
 
     async fn assert_done(&self) {

@@ -9,7 +9,6 @@ use axum::{Json, Router};
 use database::Database;
 use rest::{RequestContext, Secret};
 use serde_json::{Value, json};
-use storage::ImageStore;
 use taskflow::testing::{Fixture, exhaust, run_to_end};
 
 use super::*;
@@ -153,6 +152,7 @@ impl Fixture<ImportImage> for Importing {
 
     /// As if the user's token were still known: so that later tasks are reached.
     async fn restart(&mut self) {
+        self.world.store.crash().await;
         let grant = Grant {
             token: Secret::new("token"),
             identity_url: self.identity_url.clone(),

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use database::{Database, params};
-use storage::ImageStore;
 use taskflow::testing::{Fixture, exhaust, run_to_end};
 
 use super::*;
@@ -70,6 +69,10 @@ impl Fixture<SnapshotDiskToImage> for Wanted {
 
     fn flow_id(&self) -> Uuid {
         self.flow_id
+    }
+
+    async fn restart(&mut self) {
+        self.world.store.crash().await;
     }
 
     async fn assert_done(&self) {

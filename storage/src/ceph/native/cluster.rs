@@ -79,6 +79,14 @@ impl Cluster {
         Ok(split(&buffer).into_iter().next().unwrap_or_default())
     }
 
+    /// Learns of every change of the OSD map up to now. What this client asks of an OSD
+    /// afterwards, the OSD does not do before it knows as much.
+    pub(crate) fn wait_for_latest_map(&self) -> Result<()> {
+        // SAFETY: the handle is connected.
+        checked(unsafe { (self.libraries.rados.rados_wait_for_latest_osdmap)(self.handle) })
+            .map(drop)
+    }
+
     /// The addresses by which the cluster knows this client.
     pub(crate) fn addresses(&self) -> Result<String> {
         let rados = &self.libraries.rados;

@@ -41,6 +41,8 @@ impl Errno {
     pub(super) const DOM: Errno = Errno(33);
     pub(super) const RANGE: Errno = Errno(34);
     pub(super) const NOTEMPTY: Errno = Errno(39);
+    pub(super) const UCLEAN: Errno = Errno(117);
+    pub(super) const STALE: Errno = Errno(116);
     pub(super) const TIMEDOUT: Errno = Errno(110);
     pub(super) const DQUOT: Errno = Errno(122);
 }

@@ -1,6 +1,6 @@
 //! A pool: its images by name, its small objects, its trash.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::ptr;
 use std::sync::Arc;
 
@@ -9,6 +9,12 @@ use super::{Cluster, Errno, Image, Result, checked, copied, listed, split, text}
 
 /// Ids are a few letters.
 const LONGEST_ID: usize = 4096;
+
+/// `RBD_TRASH_IMAGE_SOURCE_REMOVING`
+const REMOVING: u8 = 3;
+/// Of one step through the trash, and of what it answers.
+const TRASH_STEP: u64 = 512;
+const TRASH_STEP_BYTES: usize = 1 << 18;
 
 /// An I/O context.
 pub(crate) struct Pool {
@@ -174,6 +180,58 @@ impl Pool {
         checked(unsafe { trash_move(self.handle, name.as_ptr(), delay_s) }).map(drop)
     }
 
+    /// Ids of the images by this name that removals have left in the trash, on their way or
+    /// arrived: librbd's own list leaves them out.
+    pub(crate) fn removals_of(&self, name: &str) -> Result<Vec<String>> {
+        let (mut found, mut after) = (Vec::new(), String::new());
+        loop {
+            let input = [&encoded(&after)?[..], &TRASH_STEP.to_le_bytes()].concat();
+            let listed = match self.of_trash(c"trash_list", &input, TRASH_STEP_BYTES) {
+                // The pool has had no trash yet.
+                Err(Errno::NOENT) => return Ok(found),
+                other => other?,
+            };
+            let entries = trash_entries(&listed).ok_or(Errno::INVAL)?;
+            let Some((last, ..)) = entries.last() else {
+                return Ok(found);
+            };
+            after.clone_from(last);
+            let of_name = entries
+                .into_iter()
+                .filter(|(_, source, one)| *source == REMOVING && one == name);
+            found.extend(of_name.map(|(id, ..)| id));
+        }
+    }
+
+    /// The last step of a move to the trash, for one that a crash has ended before it: librbd
+    /// itself never gets over that. Errors: `STALE` where the move has ended well.
+    pub(crate) fn end_trash_move(&self, id: &str) -> Result<()> {
+        // The new state, normal, and the one expected, moving.
+        let input = [&encoded(id)?[..], &[0, 1]].concat();
+        self.of_trash(c"trash_state_set", &input, 0).map(drop)
+    }
+
+    /// Asks the class `rbd` of the OSDs about the pool's trash.
+    fn of_trash(&self, method: &CStr, input: &[u8], answer_bytes: usize) -> Result<Vec<u8>> {
+        let mut answer = vec![0u8; answer_bytes];
+        // SAFETY: the texts end with NUL, input and answer have their own lengths.
+        let code = unsafe {
+            (self.cluster.libraries.rados.rados_exec)(
+                self.handle,
+                c"rbd_trash".as_ptr(),
+                c"rbd".as_ptr(),
+                method.as_ptr(),
+                input.as_ptr().cast(),
+                input.len(),
+                answer.as_mut_ptr().cast(),
+                answer.len(),
+            )
+        };
+        let length = checked(code)?;
+        answer.truncate(usize::try_from(length).unwrap_or_default());
+        Ok(answer)
+    }
+
     /// Errors: `PERM` before the time is over.
     pub(crate) fn trash_remove(&self, id: &str) -> Result<()> {
         let id = text(id)?;
@@ -285,4 +343,31 @@ impl Drop for Pool {
         // SAFETY: images keep their pool, so none is open.
         unsafe { (self.cluster.libraries.rados.rados_ioctx_destroy)(self.handle) }
     }
+}
+
+/// A text as Ceph encodes it.
+fn encoded(text: &str) -> Result<Vec<u8>> {
+    let length = u32::try_from(text.len()).map_err(|_| Errno::INVAL)?;
+    Ok([&length.to_le_bytes(), text.as_bytes()].concat())
+}
+
+/// Id, source and name of each entry of an encoded list. `None`: it is none.
+fn trash_entries(list: &[u8]) -> Option<Vec<(String, u8, String)>> {
+    fn piece<'a>(list: &mut &'a [u8]) -> Option<&'a [u8]> {
+        let (length, rest) = list.split_first_chunk::<4>()?;
+        let (piece, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        *list = rest;
+        Some(piece)
+    }
+    let text = |piece: &[u8]| String::from_utf8_lossy(piece).into_owned();
+    let (count, mut list) = list.split_first_chunk::<4>()?;
+    let mut entries = Vec::new();
+    for _ in 0..u32::from_le_bytes(*count) {
+        let id = text(piece(&mut list)?);
+        // Its version and the oldest that can read it; later ones only add at the end.
+        list = list.get(2..)?;
+        let (source, mut entry) = piece(&mut list)?.split_first()?;
+        entries.push((id, *source, text(piece(&mut entry)?)));
+    }
+    Some(entries)
 }

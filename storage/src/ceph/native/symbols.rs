@@ -91,6 +91,7 @@ table!(Rados {
     rados_shutdown(Pointer);
     rados_getaddrs(Pointer, *mut Buffer) -> c_int;
     rados_cluster_fsid(Pointer, Buffer, usize) -> c_int;
+    rados_wait_for_latest_osdmap(Pointer) -> c_int;
     rados_mon_command(Pointer, *const Text, usize, Text, usize, *mut Buffer, *mut usize, *mut Buffer, *mut usize) -> c_int;
     rados_buffer_free(Buffer);
     rados_pool_list(Pointer, Buffer, usize) -> c_int;
@@ -99,6 +100,7 @@ table!(Rados {
     rados_application_list(Pointer, Buffer, *mut usize) -> c_int;
     rados_write_full(Pointer, Text, Text, usize) -> c_int;
     rados_read(Pointer, Text, Buffer, usize, u64) -> c_int;
+    rados_exec(Pointer, Text, Text, Text, Text, usize, Buffer, usize) -> c_int;
     rados_stat(Pointer, Text, *mut u64, *mut i64) -> c_int;
     rados_remove(Pointer, Text) -> c_int;
     rados_nobjects_list_open(Pointer, *mut Pointer) -> c_int;
