@@ -2,8 +2,10 @@
 
 use database::params;
 use serde_json::{Value, json};
+use volume_service::connection::Connection;
+use volume_service::db::{connections, services};
 
-use crate::world::{ADMIN, MEMBER, World};
+use crate::world::{ADMIN, MEMBER, POOL, World};
 
 async fn backup(world: &World, backup: Value) -> String {
     let body = world
@@ -289,4 +291,62 @@ async fn without_a_backup_service_there_is_no_backup() {
         .send()
         .await
         .fault(503, "serviceUnavailable");
+}
+
+/// Two backup services, each with a store of its own.
+async fn services_of_two_stores(world: &World) {
+    let mut tx = world.service.database.begin().await.unwrap();
+    for (host, fsid) in [("host", "a"), ("other", "b"), ("third", "a")] {
+        services::heartbeat(&mut tx, services::BACKUP, host, "nova")
+            .await
+            .unwrap();
+        services::set_store(&mut tx, host, fsid).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_volume_in_an_embedded_store_is_backed_up_on_its_host() {
+    let world = World::new().await;
+    services_of_two_stores(&world).await;
+    let nbd = Connection::Nbd {
+        socket: None,
+        address: None,
+        tls: false,
+    };
+    let mut tx = world.service.database.begin().await.unwrap();
+    connections::report(&mut tx, POOL, &nbd).await.unwrap();
+    tx.commit().await.unwrap();
+    for _ in 0..8 {
+        let volume = world.volume(1).await;
+        world.end_flows().await;
+        backup(&world, json!({"volume_id": volume})).await;
+        assert_eq!(world.flows().await[0].1, "backup:host");
+        world.end_flows().await;
+    }
+}
+
+#[tokio::test]
+async fn a_backup_is_deleted_by_a_service_of_its_store() {
+    let world = World::new().await;
+    services_of_two_stores(&world).await;
+    for (made_by, able) in [
+        ("other", vec!["backup:other"]),
+        ("host", vec!["backup:host", "backup:third"]),
+    ] {
+        for _ in 0..4 {
+            let volume = world.volume(1).await;
+            let id = backup(&world, json!({"volume_id": volume})).await;
+            finish(&world, &id, &volume).await;
+            let sql = "UPDATE backups SET host = ? WHERE id = ?";
+            let values = params![made_by, &id].to_vec();
+            let written = world.service.database.execute(sql, &values);
+            assert_eq!(written.await.unwrap(), 1);
+            world.end_flows().await;
+            let path = format!("/backups/{id}");
+            world.delete(MEMBER, &path).send().await.expect(202);
+            let queue = world.flows().await.remove(0).1;
+            assert!(able.contains(&queue.as_str()), "{queue} for {made_by}");
+        }
+    }
 }
